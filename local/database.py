@@ -1,8 +1,8 @@
 """A MySQL-compatible server on loopback, standing in for RDS on the engineer's machine and in the tests.
 
-The server is a real one (MySQL or MariaDB), found on the machine, with the settings of the kit's RDS
-instance that matter to MLflow: TLS required, binary log on, utf8mb4. Its certificate is signed by an authority made
-for it alone, so clients verify it exactly as they verify RDS.
+The server is a real one (MySQL or MariaDB), found on the machine, with the settings of the kit's RDS instance
+that matter to MLflow: TLS required, binary log on, utf8mb4. Its certificate is signed by an authority made for
+it alone, so clients verify it exactly as they verify RDS.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -95,6 +96,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _command_of(pid: int) -> str:
+    """The command line of a process, empty when there is none."""
+    file = Path(f"/proc/{pid}/cmdline")
+    if Path("/proc/self").exists():
+        return file.read_text() if file.exists() else ""
+    return subprocess.run(
+        ["ps", "-ww", "-p", str(pid), "-o", "command="], capture_output=True, text=True
+    ).stdout
 
 
 class DatabaseServer:
@@ -235,7 +246,7 @@ class DatabaseServer:
         return file.read_text()
 
     def _account(self) -> pwd.struct_passwd | None:
-        """The unprivileged account to run as, when this process is root and the account can reach the files."""
+        """The unprivileged account to run as: for root only, and only if it can reach the files."""
         if os.geteuid() != 0:
             return None
         reachable = all(
@@ -323,13 +334,9 @@ class DatabaseServer:
         if not self._pid_file.exists():
             return
         pid = int(self._pid_file.read_text() or 0)
-        command = subprocess.run(
-            ["ps", "-ww", "-p", str(pid), "-o", "command="], capture_output=True, text=True
-        )
-        if pid and f"--datadir={self._data}" in command.stdout:
-            os.kill(pid, 15)
-            while subprocess.run(["ps", "-p", str(pid)], capture_output=True).returncode == 0:
-                time.sleep(0.1)
+        while pid and f"--datadir={self._data}" in _command_of(pid):
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.2)
         self._pid_file.unlink()
 
     def _tail(self) -> str:
