@@ -1,8 +1,8 @@
 """A MySQL-compatible server on loopback, standing in for RDS on the engineer's machine and in the tests.
 
-The server is a real one (MySQL or MariaDB), found on the machine, with the settings of the kit's RDS instance
-that matter to MLflow: TLS required, binary log on, utf8mb4. Its certificate is signed by an authority made for
-it alone, so clients verify it exactly as they verify RDS.
+The server is a real one (MySQL or MariaDB), found on the machine, with the settings of the kit's RDS
+instance that matter to MLflow: TLS required, binary log on, utf8mb4. Its certificate is signed by an
+authority made for it alone, so clients verify it exactly as they verify RDS.
 """
 
 from __future__ import annotations
