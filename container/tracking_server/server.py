@@ -1,0 +1,150 @@
+"""The server process: gunicorn as the supervisor of uvicorn workers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from sqlalchemy.engine import Engine
+from starlette.types import ASGIApp
+from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
+
+from tracking_server.app import Drain, TrackingServer, configure_mlflow, load_mlflow
+from tracking_server.database import DatabaseError, create_server_engine, locked, wait_for_database
+from tracking_server.schema import is_known, latest_revision, read_schema
+from tracking_server.secrets import SecretError, server_keys
+from tracking_server.settings import DatabaseSettings, ServerSettings
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the 60 s idle timeout of a load balancer, which must be the one to close a connection."""
+
+GRACEFUL_SECONDS = 90
+"""How long requests in flight may take once the listener is closed. The container's stop timeout must be
+longer than this and the drain together."""
+
+SCHEMA_WAIT_SECONDS = 300
+
+
+class SchemaNotReady(RuntimeError):
+    """There is no schema that this image can serve; the message says what to do."""
+
+
+class SchemaTooNew(SchemaNotReady):
+    """A newer MLflow has migrated the schema."""
+
+
+def run(database: DatabaseSettings, settings: ServerSettings) -> int:
+    """Serve until SIGTERM and return the exit code."""
+    engine = create_server_engine(database, pool_size=settings.pool_size)
+    try:
+        keys = server_keys(settings.secret_arn)
+        wait_for_database(engine)
+        _wait_for_schema(engine)
+        configure_mlflow(settings, database_url=engine.url.render_as_string(hide_password=False), keys=keys)
+        # several servers may start on one fresh schema, where each would create the default experiment
+        with engine.connect() as connection, locked(connection, "start"):
+            app = load_mlflow(engine)
+    except SchemaTooNew as error:
+        logger.error("refused: %s", error)
+        return 3
+    except (SecretError, DatabaseError, SchemaNotReady) as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        engine.dispose()  # no connection may be shared with the workers that are forked next
+    drain = Drain()
+    _Server(TrackingServer(app, drain=drain, threads=settings.threads), drain=drain, settings=settings).run()
+    return 0
+
+
+def _wait_for_schema(engine: Engine) -> None:
+    """Return once the schema is what this image needs; a migration may be on its way there."""
+    target = latest_revision()
+    deadline = time.monotonic() + SCHEMA_WAIT_SECONDS
+    while True:
+        with engine.connect() as connection:
+            schema = read_schema(connection)
+        if schema.revision == target and not schema.running:
+            return
+        found = f"revision {schema.revision}" if schema.revision else "no MLflow schema"
+        if schema.revision and not is_known(schema.revision):
+            raise SchemaTooNew(
+                f"the database holds {found}, which is newer than this image's {target}: deploy the newer "
+                "image again"
+            )
+        if time.monotonic() > deadline:
+            raise SchemaNotReady(
+                f"the database holds {found}, this image needs {target}: run `migrate` first"
+            )
+        logger.warning("waiting for the schema: found %s, need %s; `migrate` brings it there", found, target)
+        time.sleep(2)
+
+
+class _Logger(Logger):  # type: ignore[misc]
+    """Leaves gunicorn's records to the root logger, which writes JSON."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.INFO)
+
+
+class _Worker(UvicornWorker):  # type: ignore[misc]
+    """A uvicorn worker that logs through the root logger and trusts no forwarding header."""
+
+    CONFIG_KWARGS = {  # noqa: RUF012
+        "loop": "auto",
+        "http": "auto",
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+    }
+
+    def __init__(self, *arguments: Any, **parameters: Any) -> None:
+        super().__init__(*arguments, **parameters)
+        logging.getLogger("uvicorn.error").propagate = True
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """Turns the health check red for a while before it closes the listener."""
+
+    def handle_term(self) -> None:
+        settings: ServerSettings = self.app.settings
+        logger.info("SIGTERM: health is red for %d s, then the listener closes", settings.drain_seconds)
+        self.app.drain.begin()
+        time.sleep(settings.drain_seconds)
+        super().handle_term()
+
+
+class _Server(BaseApplication):  # type: ignore[misc]
+    def __init__(self, app: ASGIApp, *, drain: Drain, settings: ServerSettings) -> None:
+        self._app = app
+        self.drain = drain
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        options = {
+            "bind": f"{self.settings.host}:{self.settings.port}",
+            "workers": self.settings.workers,
+            "worker_class": _Worker,
+            "preload_app": True,
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "timeout": 120,  # for an event loop that is stuck, not for a slow request
+            "graceful_timeout": GRACEFUL_SECONDS,
+            "logger_class": _Logger,
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> ASGIApp:
+        return self._app
+
+    def run(self) -> None:
+        _Arbiter(self).run()

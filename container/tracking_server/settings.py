@@ -1,0 +1,179 @@
+"""The settings of the process, read from its environment once, at start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from sqlalchemy.engine import URL, make_url
+
+ArtifactAccess = Literal["server", "direct"]
+
+
+class SettingsError(ValueError):
+    """The environment does not describe a server; the message names every variable at fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MySQLSettings:
+    """A MySQL database whose credentials are in Secrets Manager, reached over verified TLS."""
+
+    host: str
+    port: int
+    name: str
+    secret_arn: str
+    ca_bundle: Path
+
+    @property
+    def url(self) -> URL:
+        """Where the database is; credentials are added to each connection, never to the URL."""
+        return URL.create(
+            "mysql+pymysql",
+            host=self.host,
+            port=self.port,
+            database=self.name,
+            query={"charset": "utf8mb4"},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SQLiteSettings:
+    """A database file, for a machine without MySQL: one server process only."""
+
+    url: URL
+
+    @property
+    def file(self) -> Path:
+        """The database file."""
+        return Path(self.url.database or "")
+
+
+DatabaseSettings = MySQLSettings | SQLiteSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What `serve` needs besides the database.
+
+    `workers` are processes, `threads` and `pool_size` (database connections) count for each of them.
+    `drain_seconds` is how long /health answers 503 before the listener closes.
+    """
+
+    host: str
+    port: int
+    secret_arn: str
+    artifacts_destination: str
+    artifact_access: ArtifactAccess
+    workers: int
+    threads: int
+    pool_size: int
+    drain_seconds: int
+
+
+class _Reader:
+    """Reads variables and remembers every problem, so that one error can name them all."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._missing: list[str] = []
+        self._invalid: list[str] = []
+
+    def text(self, name: str) -> str:
+        value = self._environ.get(name, "").strip()
+        if not value:
+            self._missing.append(name)
+        return value
+
+    def number(self, name: str, *, minimum: int, maximum: int) -> int:
+        value = self.text(name)
+        if not value:
+            return minimum
+        if not value.isdecimal() or not minimum <= int(value) <= maximum:
+            self.refuse(f"{name}={value!r} must be a whole number from {minimum} to {maximum}")
+            return minimum
+        return int(value)
+
+    def existing_file(self, name: str) -> Path:
+        value = self.text(name)
+        if value and not Path(value).is_file():
+            self.refuse(f"{name}={value!r} is not a file")
+        return Path(value)
+
+    def refuse(self, problem: str) -> None:
+        self._invalid.append(problem)
+
+    def finish(self) -> None:
+        problems = list(self._invalid)
+        if self._missing:
+            problems.insert(0, f"missing environment variables: {', '.join(self._missing)}")
+        if problems:
+            raise SettingsError("; ".join(problems))
+
+
+def read_database(environ: Mapping[str, str]) -> DatabaseSettings:
+    """The database of DATABASE_*, or the SQLite file of MLFLOW_BACKEND_STORE_URI. Raises SettingsError."""
+    reader = _Reader(environ)
+    settings = _database(reader, environ)
+    reader.finish()
+    return settings
+
+
+def read_server(environ: Mapping[str, str]) -> tuple[DatabaseSettings, ServerSettings]:
+    """Everything that `serve` needs. Raises SettingsError."""
+    reader = _Reader(environ)
+    database = _database(reader, environ)
+    server = ServerSettings(
+        host=reader.text("MLFLOW_HOST"),
+        port=reader.number("MLFLOW_PORT", minimum=1, maximum=65535),
+        secret_arn=reader.text("SERVER_SECRET_ARN"),
+        artifacts_destination=reader.text("MLFLOW_ARTIFACTS_DESTINATION"),
+        artifact_access=_artifact_access(reader),
+        workers=reader.number("MLFLOW_WORKERS", minimum=1, maximum=64),
+        threads=reader.number("SERVER_THREADS", minimum=1, maximum=256),
+        pool_size=reader.number("DATABASE_POOL_SIZE", minimum=2, maximum=1024),
+        drain_seconds=reader.number("SERVER_DRAIN_SECONDS", minimum=0, maximum=110),
+    )
+    # MLflow reads these two itself; without them it would refuse every request through the load balancer
+    reader.text("MLFLOW_SERVER_ALLOWED_HOSTS")
+    reader.text("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")
+    if server.artifacts_destination and urlsplit(server.artifacts_destination).scheme != "s3":
+        reader.refuse(
+            f"MLFLOW_ARTIFACTS_DESTINATION={server.artifacts_destination!r} must be s3://bucket/prefix"
+        )
+    if server.pool_size < 2 * server.threads:
+        # a request of MLflow's holds one connection while it opens another: a smaller pool can lock itself up
+        reader.refuse(
+            f"DATABASE_POOL_SIZE={server.pool_size} must be at least twice SERVER_THREADS={server.threads}"
+        )
+    reader.finish()
+    return database, server
+
+
+def _artifact_access(reader: _Reader) -> ArtifactAccess:
+    value = reader.text("ARTIFACT_ACCESS")
+    if value == "direct":
+        return "direct"
+    if value not in ("", "server"):
+        reader.refuse(f"ARTIFACT_ACCESS={value!r} must be 'server' or 'direct'")
+    return "server"
+
+
+def _database(reader: _Reader, environ: Mapping[str, str]) -> DatabaseSettings:
+    if uri := environ.get("MLFLOW_BACKEND_STORE_URI"):
+        url = make_url(uri)
+        if url.get_backend_name() != "sqlite" or url.password or not url.database:
+            # the value is not repeated: it may hold a password
+            reader.refuse(
+                "MLFLOW_BACKEND_STORE_URI may only name an SQLite file (sqlite:////path); use DATABASE_*"
+            )
+        return SQLiteSettings(url=url)
+    return MySQLSettings(
+        host=reader.text("DATABASE_HOST"),
+        port=reader.number("DATABASE_PORT", minimum=1, maximum=65535),
+        name=reader.text("DATABASE_NAME"),
+        secret_arn=reader.text("DATABASE_SECRET_ARN"),
+        ca_bundle=reader.existing_file("DATABASE_CA_BUNDLE"),
+    )
