@@ -1,0 +1,110 @@
+"""The VPC and the security groups: who may open a connection to whom."""
+
+from __future__ import annotations
+
+import aws_cdk as cdk
+from aws_cdk import aws_ec2 as ec2
+from constructs import Construct
+
+from stacks.environment import Database, Front, Network
+
+#: Port on which a task answers.
+SERVER_PORT = 5000
+
+
+class NetworkStack(cdk.Stack):
+    """Everything that packets pass.
+
+    Attributes:
+        vpc: the VPC, created or imported.
+        clients: members may connect to the load balancer. Put it on notebooks, training jobs and bastions.
+        load_balancer, server, database: the security groups of these three.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        env: cdk.Environment,
+        network: Network,
+        front: Front,
+        database: Database,
+    ) -> None:
+        super().__init__(scope, id, env=env, description="MLflow AWS Kit: network")
+        self._zones = network.availability_zones
+        self.vpc = self._imported_vpc(network) if network.imported else self._created_vpc(network)
+        self.subnets = ec2.SubnetSelection(
+            subnet_type=ec2.SubnetType.PRIVATE_ISOLATED
+            if network.private_only
+            else ec2.SubnetType.PRIVATE_WITH_EGRESS
+        )
+
+        self.clients = self._security_group("Clients", "Members may connect to the MLflow load balancer")
+        self.load_balancer = self._security_group("LoadBalancer", "MLflow load balancer")
+        self.server = self._security_group("Server", "MLflow tasks")
+        self.database: ec2.ISecurityGroup = (
+            ec2.SecurityGroup.from_security_group_id(self, "Database", str(database.security_group_id))
+            if database.imported
+            else self._security_group("Database", "MLflow database")
+        )
+        self._connect(front=front, database_port=database.port)
+
+    @property
+    def availability_zones(self) -> list[str]:
+        """Zones by number: CDK would otherwise look their names up in the account, which takes credentials."""
+        return [cdk.Fn.select(zone, cdk.Fn.get_azs()) for zone in range(self._zones)]
+
+    def _created_vpc(self, network: Network) -> ec2.IVpc:
+        private = ec2.SubnetConfiguration(
+            name="private",
+            cidr_mask=22 if network.cidr.endswith("/16") else None,
+            subnet_type=ec2.SubnetType.PRIVATE_ISOLATED
+            if network.private_only
+            else ec2.SubnetType.PRIVATE_WITH_EGRESS,
+        )
+        public = ec2.SubnetConfiguration(
+            name="public", subnet_type=ec2.SubnetType.PUBLIC, map_public_ip_on_launch=False
+        )
+        vpc = ec2.Vpc(
+            self,
+            "Vpc",
+            ip_addresses=ec2.IpAddresses.cidr(network.cidr),
+            max_azs=network.availability_zones,
+            nat_gateways=0 if network.private_only else network.nat_gateways or 1,
+            subnet_configuration=[private] if network.private_only else [public, private],
+        )
+        # Artifacts and image layers come from S3: free this way, and past the NAT gateway.
+        vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3)
+        return vpc
+
+    def _imported_vpc(self, network: Network) -> ec2.IVpc:
+        subnets = list(network.private_subnet_ids)
+        return ec2.Vpc.from_vpc_attributes(
+            self,
+            "Vpc",
+            vpc_id=str(network.vpc_id),
+            availability_zones=[cdk.Fn.select(zone, cdk.Fn.get_azs()) for zone in range(len(subnets))],
+            private_subnet_ids=subnets,
+        )
+
+    def _security_group(self, id: str, description: str) -> ec2.SecurityGroup:
+        return ec2.SecurityGroup(self, id, vpc=self.vpc, description=description, allow_all_outbound=False)
+
+    def _connect(self, *, front: Front, database_port: int) -> None:
+        """Clients -> load balancer -> server -> database, each by reference, and nothing else."""
+        listener = ec2.Port.tcp(front.listener_port)
+        self.load_balancer.connections.allow_from(self.clients, listener, "Clients of MLflow")
+        for group in front.client_security_group_ids:
+            self.load_balancer.add_ingress_rule(
+                ec2.Peer.security_group_id(group), listener, "Clients of MLflow"
+            )
+        for block in front.client_cidrs:
+            self.load_balancer.add_ingress_rule(ec2.Peer.ipv4(block), listener, "Clients of MLflow")
+        self.load_balancer.connections.allow_to(
+            self.server, ec2.Port.tcp(SERVER_PORT), "Load balancer to server"
+        )
+        self.server.connections.allow_to(self.database, ec2.Port.tcp(database_port), "Server to database")
+        # S3 through its gateway endpoint, ECR, Secrets Manager, logs: addresses of AWS, which change and which
+        # security groups can only name by prefix lists that differ in each region.
+        self.server.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "Server to the APIs of AWS")

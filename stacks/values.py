@@ -1,0 +1,135 @@
+"""Kinds of values that an environment file holds, each of which says what it allows when it refuses one."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+
+def refuse(problem: str, *, allowed: str, key: str = "") -> PydanticCustomError:
+    """An error that names what is allowed. `key` is relative to the model whose validator raises it."""
+    return PydanticCustomError("refused", "{problem}", {"problem": problem, "allowed": allowed, "key": key})
+
+
+def matching(pattern: str, *, allowed: str) -> AfterValidator:
+    """A string that matches `pattern` from end to end; `allowed` says the same in words."""
+    expression = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not expression.fullmatch(value):
+            raise refuse(f'"{value}" does not fit', allowed=allowed)
+        return value
+
+    return AfterValidator(check)
+
+
+def _block(value: str) -> str:
+    try:
+        ipaddress.IPv4Network(value)
+    except ValueError as error:
+        raise refuse(
+            f"not an IPv4 block: {error}", allowed="address and prefix, such as 10.0.0.0/16"
+        ) from error
+    return value
+
+
+def _vpc_block(value: str) -> str:
+    if not 16 <= ipaddress.IPv4Network(value).prefixlen <= 24:
+        raise refuse(f"a VPC cannot be as large or as small as {value}", allowed="blocks from /16 to /24")
+    return value
+
+
+def _client_block(value: str) -> str:
+    if ipaddress.IPv4Network(value).prefixlen < 8:
+        raise refuse(
+            f"{value} lets everybody in, and the server does not check yet who calls",
+            allowed="blocks of /8 or smaller, such as 10.0.0.0/8",
+        )
+    return value
+
+
+_PARTITION = r"arn:aws(-[a-z-]+)?"
+
+ServerName = Annotated[
+    str,
+    matching(
+        r"[a-z](?!.*--)[a-z0-9-]{1,20}[a-z0-9]",
+        allowed="3 to 22 lower-case letters, digits and single hyphens, starting with a letter",
+    ),
+]
+Region = Annotated[
+    str,
+    matching(
+        r"(af|ap|ca|cn|eu|eusc|il|me|mx|sa|us|us-gov)-([a-z]{2}-)?"
+        r"(north|south|east|west|central|northeast|northwest|southeast|southwest)-\d",
+        allowed="a region of AWS, such as eu-central-1",
+    ),
+]
+Account = Annotated[str, matching(r"\d{12}", allowed="12 digits in quotes")]
+Cidr = Annotated[str, AfterValidator(_block), AfterValidator(_vpc_block)]
+ClientCidr = Annotated[str, AfterValidator(_block), AfterValidator(_client_block)]
+VpcId = Annotated[str, matching(r"vpc-[0-9a-f]{8,17}", allowed="a VPC id, such as vpc-0123456789abcdef0")]
+SubnetId = Annotated[
+    str, matching(r"subnet-[0-9a-f]{8,17}", allowed="a subnet id, such as subnet-0123456789abcdef0")
+]
+SecurityGroupId = Annotated[
+    str, matching(r"sg-[0-9a-f]{8,17}", allowed="a security group id, such as sg-0123456789abcdef0")
+]
+HostName = Annotated[
+    str,
+    matching(
+        r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}",
+        allowed="a lower-case DNS name without scheme and port, such as mlflow.example.com",
+    ),
+]
+BucketName = Annotated[
+    str,
+    matching(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", allowed="a bucket name, without s3:// and without a path"),
+]
+KeyPrefix = Annotated[
+    str, matching(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", allowed="a key prefix without a slash at either end")
+]
+DatabaseName = Annotated[
+    str,
+    matching(
+        r"[A-Za-z][A-Za-z0-9_]{0,63}",
+        allowed="1 to 64 letters, digits and underscores, starting with a letter",
+    ),
+]
+InstanceClass = Annotated[
+    str, matching(r"db\.[a-z0-9]+\.[a-z0-9]+", allowed="an RDS instance class, such as db.t4g.small")
+]
+EmailAddress = Annotated[str, matching(r"[^@\s]+@[^@\s]+\.[^@\s]+", allowed="an e-mail address")]
+OrganizationId = Annotated[
+    str, matching(r"o-[a-z0-9]{10,32}", allowed="an organization id, such as o-a1b2c3d4e5")
+]
+KeyArn = Annotated[
+    str, matching(_PARTITION + r":kms:[a-z0-9-]+:\d{12}:key/[\w-]+", allowed="the ARN of a KMS key")
+]
+PolicyArn = Annotated[
+    str, matching(_PARTITION + r":iam::(\d{12}|aws):policy/.+", allowed="the ARN of a managed policy")
+]
+CertificateArn = Annotated[
+    str,
+    matching(
+        _PARTITION + r":acm:[a-z0-9-]+:\d{12}:certificate/[\w-]+", allowed="the ARN of an ACM certificate"
+    ),
+]
+SecretArn = Annotated[
+    str,
+    matching(
+        _PARTITION + r":secretsmanager:[a-z0-9-]+:\d{12}:secret:.+-\w{6}",
+        allowed="the full ARN of a secret, with the six characters at its end",
+    ),
+]
+PrincipalArn = Annotated[
+    str,
+    matching(
+        _PARTITION + r":iam::\d{12}:(role|user)/[\w+=,.@/-]+",
+        allowed="the ARN of a role or user, without wildcards",
+    ),
+]
