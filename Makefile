@@ -1,0 +1,87 @@
+# Thin: each target makes sure that the tools are there, then calls one of them. `make help` lists the targets.
+ENV    ?= local
+PYTHON ?= python3
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+KIT     := $(BIN)/kit
+UV      := $(BIN)/uv
+# CDK's Python runtime warns loudly on a Node release that is past its end of life; it works all the same.
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= $(shell node -p 'process.versions.node.split(".")[0]' 2>/dev/null)
+export NODE_NO_WARNINGS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format synth docs image lock clean
+
+help:  ## what there is to do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: tools  ## a tracking server on this machine, from the stacks that AWS would get (ENV=local)
+	@$(KIT) up $(ENV)
+
+test: tools .venv-checkov/.ready .cache/database  ## every test and check
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/pytest
+
+lint: tools  ## formatting, linting and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@cd container && ../$(BIN)/mypy --strict --python-executable ../.venv-server/bin/python tracking_server
+
+format: tools  ## let ruff format and mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+synth: tools  ## the CloudFormation templates of an environment (ENV=dev)
+	@npx cdk synth --quiet -c env=$(ENV)
+
+docs: tools  ## regenerate the reference pages
+	@$(BIN)/python -m stacks.reference
+
+image: ## build the server's container image with docker or podman
+	@$(or $(shell command -v docker),$(shell command -v podman),$(error No container engine: install docker or podman)) \
+	    build --tag mlflow-aws-kit:local container
+
+lock: tools  ## resolve the Python dependencies anew and write the locks
+	@$(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet pyproject.toml -o requirements.txt
+
+clean:  ## remove what the targets above made (not the data under .local)
+	@rm -rf $(VENV) .venv-server .venv-checkov node_modules cdk.out .cache
+
+.PHONY: tools
+tools: $(VENV)/.ready .venv-server/.ready node_modules/.package-lock.json
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; say which with: make PYTHON=python3.12"; exit 1; }
+	@echo "Making a Python environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu the venv module is a package of its own: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' requirements.txt)"
+
+$(VENV)/.ready: requirements.txt pyproject.toml | $(UV)
+	@echo "Installing the kit's Python packages (1.4 GB, once)"
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-server/.ready: container/requirements.txt | $(UV)
+	@echo "Installing the server's Python packages, as the image has them (0.5 GB, once)"
+	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-server
+	@$(UV) pip sync --quiet --python .venv-server/bin/python --require-hashes container/requirements.txt
+	@touch $@
+
+.venv-checkov/.ready: tests/security/checkov-requirements.txt | $(UV)
+	@echo "Installing checkov apart from the rest: it pins an old boto3"
+	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-checkov
+	@$(UV) pip sync --quiet --python .venv-checkov/bin/python --require-hashes tests/security/checkov-requirements.txt
+	@touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js LTS is needed (22 or 24): https://nodejs.org"; exit 1; }
+	@echo "Installing the pinned CDK command line"
+	@npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.cache/database:
+	@local/get_database.sh
+	@mkdir -p .cache && touch $@
