@@ -98,7 +98,7 @@ def main() -> int:
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
-    logger.info("%s: stopping", signal.Signals(number).name)
+    logger.error("%s: stopped before it was done", signal.Signals(number).name)
     raise SystemExit(128 + number)
 
 

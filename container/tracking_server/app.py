@@ -12,9 +12,13 @@ from typing import cast
 
 import anyio.to_thread
 from sqlalchemy.engine import Engine
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracking_server.settings import ServerSettings
+
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
+"""MLflow's coding assistant runs programs on the server for callers on localhost, and has no off switch."""
 
 
 class Drain:
@@ -44,7 +48,10 @@ class TrackingServer:
             self._limit_threads()
         elif scope["type"] == "http":
             if scope["path"] == "/health":
-                await self._answer_health(send)
+                await self._answer_health(scope, receive, send)
+                return
+            if scope["path"].startswith(ASSISTANT):
+                await PlainTextResponse("the assistant is off", status_code=404)(scope, receive, send)
                 return
             if self._drain:
                 send = _closing(send)
@@ -57,11 +64,11 @@ class TrackingServer:
         executor = ThreadPoolExecutor(max_workers=max(1, self._threads // 2), thread_name_prefix="transfer")
         asyncio.get_running_loop().set_default_executor(executor)
 
-    async def _answer_health(self, send: Send) -> None:
-        status, body = (503, b"draining") if self._drain else (200, b"OK")
-        headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    async def _answer_health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._drain:
+            await PlainTextResponse("draining", status_code=503)(scope, receive, send)
+        else:
+            await PlainTextResponse("OK")(scope, receive, send)
 
 
 def _closing(send: Send) -> Send:
@@ -101,16 +108,20 @@ def configure_mlflow(settings: ServerSettings, *, database_url: str, keys: dict[
     sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
 
 
-def load_mlflow(engine: Engine) -> ASGIApp:
+def load_mlflow(engine: Engine, settings: ServerSettings) -> ASGIApp:
     """Import MLflow's application and open its stores on `engine`, which all of them share."""
     import mlflow.store.db.utils as database
     from mlflow.server import app as flask_app
+    from mlflow.server import handlers
     from mlflow.server.fastapi_app import app
-    from mlflow.server.handlers import initialize_backend_stores
 
-    if engine.dialect.name == "mysql":
-        # MLflow would make an engine, and so a pool, for each of its stores
-        database.create_sqlalchemy_engine = lambda _uri: engine
+    from tracking_server.artifacts import StreamingS3ArtifactRepository, download_routes
+
+    # MLflow would make an engine, and so a pool, for each of its stores
+    database.create_sqlalchemy_engine = lambda _uri: engine
     flask_app.secret_key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
-    initialize_backend_stores()
+    handlers.initialize_backend_stores()
+    artifacts = StreamingS3ArtifactRepository(settings.artifacts_destination, uploads=settings.threads)
+    handlers._artifact_repo = artifacts  # type: ignore[assignment]
+    app.router.routes[:0] = download_routes(artifacts)
     return cast(ASGIApp, app)

@@ -34,7 +34,8 @@ def report(settings: DatabaseSettings, artifacts_destination: str | None) -> boo
     }
     if artifacts_destination:
         checks["bucket"] = lambda: _bucket(artifacts_destination)
-    return all([_print(name, check) for name, check in checks.items()])
+    passed = [_print(name, check) for name, check in checks.items()]
+    return all(passed)
 
 
 def _print(name: str, check: Callable[[], str]) -> bool:

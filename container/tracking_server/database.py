@@ -1,5 +1,8 @@
 """Connections to the database: credentials, TLS, time limits and locks."""
 
+# MLflow's functions bear no types
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import fcntl
@@ -14,13 +17,14 @@ from typing import Any
 
 import pymysql
 import sqlalchemy
+from mlflow.store.db.utils import create_sqlalchemy_engine
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from tracking_server.secrets import DatabaseCredentials
-from tracking_server.settings import DatabaseSettings, MySQLSettings
+from tracking_server.settings import DatabaseSettings, SQLiteSettings
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +66,8 @@ class _Connection(pymysql.connections.Connection):
 
     @contextmanager
     def _impatient(self) -> Iterator[None]:
-        patience: int | None = self._read_timeout  # type: ignore[has-type]
-        self._read_timeout = CONNECT_SECONDS
+        patience: int | None = self._read_timeout
+        self._read_timeout: int | None = CONNECT_SECONDS
         try:
             yield
         finally:
@@ -93,21 +97,22 @@ def create_migration_engine(settings: DatabaseSettings) -> Engine:
 
 
 def _create_engine(settings: DatabaseSettings, *, query_seconds: int | None, **pool: Any) -> Engine:
-    engine = sqlalchemy.create_engine(settings.url, **(pool if isinstance(settings, MySQLSettings) else {}))
-    if isinstance(settings, MySQLSettings):
-        credentials = DatabaseCredentials(secret_arn=settings.secret_arn)
-        limits = {
-            "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": query_seconds,
-            "write_timeout": query_seconds,
-            "ssl": ssl.create_default_context(cafile=str(settings.ca_bundle)),
-        }
+    if isinstance(settings, SQLiteSettings):
+        settings.file.parent.mkdir(parents=True, exist_ok=True)
+        sqlite: Engine = create_sqlalchemy_engine(settings.url.render_as_string())
+        return sqlite
+    engine = sqlalchemy.create_engine(settings.url, **pool)
+    credentials = DatabaseCredentials(secret_arn=settings.secret_arn)
+    limits = {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": query_seconds,
+        "write_timeout": query_seconds,
+        "ssl": ssl.create_default_context(cafile=str(settings.ca_bundle)),
+    }
 
-        @event.listens_for(engine, "do_connect")
-        def connect(
-            _dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]
-        ) -> _Connection:
-            return _connect(credentials, *arguments, **parameters, **limits)
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> _Connection:
+        return _connect(credentials, *arguments, **parameters, **limits)
 
     return engine
 

@@ -42,4 +42,4 @@ def configure_logging() -> None:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger("tracking_server").critical("%s", error, exc_info=(kind, error, trace))
+    logging.getLogger("tracking_server").error("%s", error, exc_info=(kind, error, trace))

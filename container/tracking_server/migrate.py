@@ -1,5 +1,8 @@
 """The schema migration: one at a time, recorded, and never from an unknown state."""
 
+# MLflow's functions bear no types
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import logging
@@ -60,7 +63,8 @@ def _migrate(engine: Engine, connection: Connection) -> str:
     _refuse_unknown(schema)
     running = schema.running
     if running and running.from_revision is None:
-        _forget_first_install(connection, schema)
+        _drop_first_install(connection, schema)
+        record_end(connection, running.id, "dropped")
         schema = read_schema(connection)
     elif running and schema.revision != running.to_revision:
         raise MigrationRefused(
@@ -95,7 +99,7 @@ def _refuse_unknown(schema: Schema) -> None:
         )
 
 
-def _forget_first_install(connection: Connection, schema: Schema) -> None:
+def _drop_first_install(connection: Connection, schema: Schema) -> None:
     """Drop what an unfinished first install made: it began on an empty database that no server ever used."""
     if "runs" in schema.tables and connection.scalar(sqlalchemy.text("SELECT COUNT(*) FROM runs")):
         raise MigrationRefused(
@@ -110,7 +114,6 @@ def _forget_first_install(connection: Connection, schema: Schema) -> None:
     found.drop_all(connection)
     if connection.dialect.name == "mysql":
         connection.execute(sqlalchemy.text("SET FOREIGN_KEY_CHECKS = 1"))
-    migrations.drop(connection)
     connection.commit()
 
 
@@ -140,9 +143,9 @@ def _run(engine: Engine, connection: Connection, schema: Schema, target: str) ->
     identifier = record_start(connection, from_revision=schema.revision, to_revision=target)
     try:
         if schema.revision is None:
-            mlflow_database._initialize_tables(engine)  # type: ignore[no-untyped-call]
+            mlflow_database._initialize_tables(engine)
         else:
-            mlflow_database._upgrade_db(engine)  # type: ignore[no-untyped-call]
+            mlflow_database._upgrade_db(engine)
     except Exception as error:
         again = "start it again: what it made so far is dropped then"
         advice = RESTORE if schema.revision else again

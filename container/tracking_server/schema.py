@@ -16,7 +16,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table
 from sqlalchemy.engine import Connection
 
-State = Literal["running", "done"]
+State = Literal["running", "done", "dropped"]
 
 metadata = MetaData()
 # One row a migration. A first install starts from no revision at all.
@@ -120,10 +120,10 @@ def record_start(connection: Connection, *, from_revision: str | None, to_revisi
     return int(key[0])
 
 
-def record_end(connection: Connection, identifier: int) -> None:
-    """Note that a migration is done."""
+def record_end(connection: Connection, identifier: int, state: State = "done") -> None:
+    """Note that a migration is over."""
     connection.execute(
-        migrations.update().where(migrations.c.id == identifier).values(state="done", finished_at=_now())
+        migrations.update().where(migrations.c.id == identifier).values(state=state, finished_at=_now())
     )
     connection.commit()
 

@@ -44,12 +44,11 @@ def run(database: DatabaseSettings, settings: ServerSettings) -> int:
     engine = create_server_engine(database, pool_size=settings.pool_size)
     try:
         keys = server_keys(settings.secret_arn)
-        wait_for_database(engine)
         _wait_for_schema(engine)
         configure_mlflow(settings, database_url=engine.url.render_as_string(hide_password=False), keys=keys)
         # several servers may start on one fresh schema, where each would create the default experiment
         with engine.connect() as connection, locked(connection, "start"):
-            app = load_mlflow(engine)
+            app = load_mlflow(engine, settings)
     except SchemaTooNew as error:
         logger.error("refused: %s", error)
         return 3
@@ -68,6 +67,7 @@ def _wait_for_schema(engine: Engine) -> None:
     target = latest_revision()
     deadline = time.monotonic() + SCHEMA_WAIT_SECONDS
     while True:
+        wait_for_database(engine)
         with engine.connect() as connection:
             schema = read_schema(connection)
         if schema.revision == target and not schema.running:
