@@ -1,0 +1,1 @@
+"""CloudFormation: stacks, change sets, rollback and deletion policies, over the other doubled services."""

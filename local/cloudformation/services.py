@@ -1,0 +1,399 @@
+"""The resource types behind which something runs here: tasks, balancers, databases, functions; and secrets."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from local.cloudformation.provider import (
+    ApiProvider,
+    Created,
+    Provider,
+    ResourceFailure,
+    ResourceRequest,
+    call,
+    failure,
+)
+
+Properties = dict[str, Any]
+Old = Mapping[str, Any]
+STEADY_STATE_SECONDS = 1800
+
+
+class Service:
+    """An ECS service: creation and update end when its deployment does, as on AWS."""
+
+    _api = ApiProvider(
+        service="ecs",
+        create_call="create_service",
+        id="out.service.serviceArn",
+        key="service",
+        update_call="update_service",
+        name="ServiceName",
+        attributes={"Name": "out.service.serviceName", "ServiceArn": "out.service.serviceArn"},
+        fixed=frozenset({"Cluster"}),
+    )
+
+    def create(self, request: ResourceRequest) -> Created:
+        """Create the service and wait for its steady state."""
+        created = self._api.create(request)
+        try:
+            self._wait(request, created.physical_id)
+        except ResourceFailure:
+            self.delete(request, created.physical_id, snapshot=False)
+            raise
+        return created
+
+    def update(self, request: ResourceRequest, physical_id: str, old: Old) -> Created | None:
+        """Update the service and wait for its steady state."""
+        created = self._api.update(request, physical_id, old)
+        if created is not None:
+            self._wait(request, physical_id)
+        return created
+
+    def delete(self, request: ResourceRequest, physical_id: str, *, snapshot: bool) -> None:
+        """Stop the tasks, drained, and delete the service."""
+        client, cluster = request.environment.client("ecs"), request.properties.get("Cluster", "default")
+        call(client, "delete_service", cluster=cluster, service=physical_id, force=True)
+        self._until(client, cluster, physical_id, lambda service: service["status"] == "INACTIVE")
+
+    def _wait(self, request: ResourceRequest, service: str) -> None:
+        client, cluster = request.environment.client("ecs"), request.properties.get("Cluster", "default")
+
+        def settled(found: dict[str, Any]) -> bool:
+            states = [deployment["rolloutState"] for deployment in found["deployments"]]
+            return "FAILED" in states or (states == ["COMPLETED"])
+
+        found = self._until(client, cluster, service, settled)
+        failed = [item for item in found["deployments"] if item["rolloutState"] == "FAILED"]
+        if failed:
+            raise ResourceFailure(failed[0]["rolloutStateReason"])
+
+    def _until(self, client: Any, cluster: str, service: str, reached: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + STEADY_STATE_SECONDS
+        while time.monotonic() < deadline:
+            [found] = call(client, "describe_services", cluster=cluster, services=[service])["services"]
+            if reached(found):
+                return dict(found)
+            time.sleep(0.2)
+        raise ResourceFailure(f"the service {service} did not reach a steady state in time")
+
+
+def _attributes(method: str, parameter: str, key: str) -> Any:
+    def after(client: Any, arn: str, new: Properties, old: Old) -> None:
+        if attributes := new.get(key):
+            getattr(client, method)(**{parameter: arn}, Attributes=attributes)
+
+    return after
+
+
+def _function(properties: Properties, request: ResourceRequest) -> Properties:
+    code = properties.get("Code", {})
+    if "ZipFile" in code:
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            name = "index.py" if properties["Runtime"].startswith("python") else "index.js"
+            file.writestr(name, code["ZipFile"])
+        properties["Code"] = {"ZipFile": archive.getvalue()}
+    return properties
+
+
+def _function_code(client: Any, name: str, new: Properties, old: Old) -> None:
+    if old and old["Code"] != new["Code"]:
+        client.update_function_code(FunctionName=name, **new["Code"])
+
+
+def _parameter_values(client: Any, group: str, new: Properties, old: Old) -> None:
+    values = [
+        {"ParameterName": name, "ParameterValue": str(value), "ApplyMethod": "pending-reboot"}
+        for name, value in new.get("Parameters", {}).items()
+    ]
+    for start in range(0, len(values), 20):  # what one call takes
+        client.modify_db_parameter_group(DBParameterGroupName=group, Parameters=values[start : start + 20])
+
+
+class DatabaseInstance:
+    """An RDS instance; deleted with a final snapshot where the template's policy asks for one."""
+
+    _api = ApiProvider(
+        service="rds",
+        create_call="create_db_instance",
+        id="out.DBInstance.DBInstanceIdentifier",
+        key="DBInstanceIdentifier",
+        update_call="modify_db_instance",
+        name="DBInstanceIdentifier",
+        name_limit=63,
+        renamed={"VPCSecurityGroups": "VpcSecurityGroupIds", "MasterUserSecret": "MasterUserSecretKmsKeyId"},
+        attributes={
+            "DBInstanceArn": "out.DBInstance.DBInstanceArn",
+            "DbiResourceId": "out.DBInstance.DbiResourceId",
+            "Endpoint.Address": "out.DBInstance.Endpoint.Address",
+            "Endpoint.Port": "to_string(out.DBInstance.Endpoint.Port)",
+            "MasterUserSecret.SecretArn": "out.DBInstance.MasterUserSecret.SecretArn",
+        },
+        fixed=frozenset({"DBInstanceIdentifier", "Engine", "DBSubnetGroupName"}),
+        before=lambda properties, _: _instance(properties),
+    )
+
+    def create(self, request: ResourceRequest) -> Created:
+        """Create the instance; its server answers when this returns."""
+        return self._api.create(request)
+
+    def update(self, request: ResourceRequest, physical_id: str, old: Old) -> Created | None:
+        """Modify the instance."""
+        request.properties.setdefault("ApplyImmediately", True)
+        try:
+            return self._api.update(request, physical_id, old)
+        finally:
+            request.properties.pop("ApplyImmediately")
+
+    def delete(self, request: ResourceRequest, physical_id: str, *, snapshot: bool) -> None:
+        """Delete the instance, leaving a final snapshot if asked."""
+        final = (
+            {"FinalDBSnapshotIdentifier": f"{request.stack_name}-snapshot-{request.logical_id}".lower()}
+            if snapshot
+            else {"SkipFinalSnapshot": True}
+        )
+        if snapshot:
+            final["FinalDBSnapshotIdentifier"] += f"-{request.suffix}"
+        client = request.environment.client("rds")
+        try:
+            client.delete_db_instance(DBInstanceIdentifier=physical_id, **final)
+        except client.exceptions.DBInstanceNotFoundFault:
+            return
+        except ClientError as error:
+            raise failure(error) from error
+
+
+def _instance(properties: Properties) -> Properties:
+    if "MasterUserSecret" in properties:
+        properties["MasterUserSecret"] = properties["MasterUserSecret"].get("KmsKeyId")
+    if "DBInstanceIdentifier" in properties:
+        properties["DBInstanceIdentifier"] = properties["DBInstanceIdentifier"].lower()
+    return {key: value for key, value in properties.items() if key != "DeleteAutomatedBackups"}
+
+
+def _secret(properties: Properties, request: ResourceRequest) -> Properties:
+    wanted = properties.pop("GenerateSecretString", None)
+    if wanted is None:
+        return properties
+    key, template = wanted.get("GenerateStringKey"), wanted.get("SecretStringTemplate", "{}")
+    rules = {
+        name: value
+        for name, value in wanted.items()
+        if name not in ("GenerateStringKey", "SecretStringTemplate")
+    }
+    generator = ApiProvider(service="secretsmanager", create_call="get_random_password", id="out.RandomPassword")
+    password = generator.create(ResourceRequest(**{**vars(request), "properties": rules})).physical_id
+    properties["SecretString"] = json.dumps({**json.loads(template), key: password}) if key else password
+    return properties
+
+
+def _secret_settings(client: Any, arn: str, new: Properties, old: Old) -> None:
+    settings = {key: new[key] for key in ("Description", "KmsKeyId") if key in new}
+    if old and settings:
+        client.update_secret(SecretId=arn, **settings)
+
+
+class TargetAttachment:
+    """Adds the address of a database to the secret that holds its account."""
+
+    def create(self, request: ResourceRequest) -> Created:
+        """Write host, port, engine and names into the secret."""
+        properties, environment = request.properties, request.environment
+        instance = call(
+            environment.client("rds"), "describe_db_instances", DBInstanceIdentifier=properties["TargetId"]
+        )["DBInstances"][0]
+        secrets = environment.client("secretsmanager")
+        value = json.loads(call(secrets, "get_secret_value", SecretId=properties["SecretId"])["SecretString"])
+        value.update(
+            host=instance["Endpoint"]["Address"],
+            port=instance["Endpoint"]["Port"],
+            engine=instance["Engine"],
+            dbInstanceIdentifier=instance["DBInstanceIdentifier"],
+        )
+        call(
+            secrets, "put_secret_value", SecretId=properties["SecretId"], SecretString=json.dumps(value)
+        )
+        return Created(properties["SecretId"])
+
+    def update(self, request: ResourceRequest, physical_id: str, old: Old) -> Created | None:
+        """Write it again."""
+        return self.create(request) if request.properties["SecretId"] == physical_id else None
+
+    def delete(self, request: ResourceRequest, physical_id: str, *, snapshot: bool) -> None:
+        """The secret goes with its own resource."""
+
+
+TYPES: dict[str, Provider] = {
+    "AWS::ECS::Cluster": ApiProvider(
+        service="ecs",
+        create_call="create_cluster",
+        id="out.cluster.clusterName",
+        key="cluster",
+        update_call="update_cluster",
+        delete_call="delete_cluster",
+        name="ClusterName",
+        renamed={"ClusterSettings": "settings"},
+        attributes={"Arn": "out.cluster.clusterArn"},
+    ),
+    "AWS::ECS::ClusterCapacityProviderAssociations": ApiProvider(
+        service="ecs",
+        create_call="put_cluster_capacity_providers",
+        id="in.cluster",
+        key="cluster",
+        update_call="put_cluster_capacity_providers",
+    ),
+    "AWS::ECS::TaskDefinition": ApiProvider(
+        service="ecs",
+        create_call="register_task_definition",
+        id="out.taskDefinition.taskDefinitionArn",
+        key="taskDefinition",
+        delete_call="deregister_task_definition",
+        name="Family",
+        attributes={"TaskDefinitionArn": "out.taskDefinition.taskDefinitionArn"},
+    ),
+    "AWS::ECS::Service": Service(),
+    "AWS::ElasticLoadBalancingV2::LoadBalancer": ApiProvider(
+        service="elbv2",
+        create_call="create_load_balancer",
+        id="out.LoadBalancers[0].LoadBalancerArn",
+        key="LoadBalancerArn",
+        delete_call="delete_load_balancer",
+        name="Name",
+        name_limit=32,
+        attributes={
+            "LoadBalancerArn": "out.LoadBalancers[0].LoadBalancerArn",
+            "DNSName": "out.LoadBalancers[0].DNSName",
+            "CanonicalHostedZoneID": "out.LoadBalancers[0].CanonicalHostedZoneId",
+            "LoadBalancerName": "out.LoadBalancers[0].LoadBalancerName",
+        },
+        read=lambda _, arn: {"LoadBalancerFullName": arn.split(":loadbalancer/")[1]},
+        after=_attributes("modify_load_balancer_attributes", "LoadBalancerArn", "LoadBalancerAttributes"),
+        by_after=frozenset({"LoadBalancerAttributes"}),
+    ),
+    "AWS::ElasticLoadBalancingV2::TargetGroup": ApiProvider(
+        service="elbv2",
+        create_call="create_target_group",
+        id="out.TargetGroups[0].TargetGroupArn",
+        key="TargetGroupArn",
+        update_call="modify_target_group",
+        delete_call="delete_target_group",
+        name="Name",
+        name_limit=32,
+        attributes={
+            "TargetGroupArn": "out.TargetGroups[0].TargetGroupArn",
+            "TargetGroupName": "out.TargetGroups[0].TargetGroupName",
+        },
+        read=lambda _, arn: {"TargetGroupFullName": arn.split(":")[-1]},
+        after=_attributes("modify_target_group_attributes", "TargetGroupArn", "TargetGroupAttributes"),
+        by_after=frozenset({"TargetGroupAttributes"}),
+    ),
+    "AWS::ElasticLoadBalancingV2::Listener": ApiProvider(
+        service="elbv2",
+        create_call="create_listener",
+        id="out.Listeners[0].ListenerArn",
+        key="ListenerArn",
+        update_call="modify_listener",
+        delete_call="delete_listener",
+        fixed=frozenset({"LoadBalancerArn"}),
+        attributes={"ListenerArn": "out.Listeners[0].ListenerArn"},
+        after=_attributes("modify_listener_attributes", "ListenerArn", "ListenerAttributes"),
+        by_after=frozenset({"ListenerAttributes"}),
+    ),
+    "AWS::ElasticLoadBalancingV2::ListenerRule": ApiProvider(
+        service="elbv2",
+        create_call="create_rule",
+        id="out.Rules[0].RuleArn",
+        key="RuleArn",
+        update_call="modify_rule",
+        delete_call="delete_rule",
+        fixed=frozenset({"ListenerArn", "Priority"}),
+        attributes={"RuleArn": "out.Rules[0].RuleArn"},
+    ),
+    "AWS::RDS::DBSubnetGroup": ApiProvider(
+        service="rds",
+        create_call="create_db_subnet_group",
+        id="out.DBSubnetGroup.DBSubnetGroupName",
+        key="DBSubnetGroupName",
+        update_call="modify_db_subnet_group",
+        delete_call="delete_db_subnet_group",
+        name="DBSubnetGroupName",
+    ),
+    "AWS::RDS::DBParameterGroup": ApiProvider(
+        service="rds",
+        create_call="create_db_parameter_group",
+        id="out.DBParameterGroup.DBParameterGroupName",
+        key="DBParameterGroupName",
+        delete_call="delete_db_parameter_group",
+        name="DBParameterGroupName",
+        renamed={"Family": "DBParameterGroupFamily"},
+        attributes={"DBParameterGroupName": "out.DBParameterGroup.DBParameterGroupName"},
+        after=_parameter_values,
+        by_after=frozenset({"Parameters"}),
+    ),
+    "AWS::RDS::DBInstance": DatabaseInstance(),
+    "AWS::SecretsManager::Secret": ApiProvider(
+        service="secretsmanager",
+        create_call="create_secret",
+        id="out.ARN",
+        key="SecretId",
+        delete_call="delete_secret",
+        name="Name",
+        attributes={"Id": "out.ARN"},
+        before=_secret,
+        after=_secret_settings,
+        by_after=frozenset({"Description", "KmsKeyId"}),
+        deleted_by=lambda arn, _: {"SecretId": arn, "ForceDeleteWithoutRecovery": True},
+    ),
+    "AWS::SecretsManager::SecretTargetAttachment": TargetAttachment(),
+    "AWS::SecretsManager::ResourcePolicy": ApiProvider(
+        service="secretsmanager",
+        create_call="put_resource_policy",
+        id="in.SecretId",
+        key="SecretId",
+        update_call="put_resource_policy",
+        delete_call="delete_resource_policy",
+        fixed=frozenset({"SecretId"}),
+    ),
+    "AWS::Lambda::Function": ApiProvider(
+        service="lambda",
+        create_call="create_function",
+        id="out.FunctionName",
+        key="FunctionName",
+        update_call="update_function_configuration",
+        delete_call="delete_function",
+        name="FunctionName",
+        fixed=frozenset({"FunctionName", "Architectures"}),
+        attributes={"Arn": "out.FunctionArn"},
+        before=_function,
+        after=_function_code,
+        by_after=frozenset({"Code", "RecursiveLoop", "ReservedConcurrentExecutions"}),
+    ),
+    "AWS::Lambda::Permission": ApiProvider(
+        service="lambda",
+        create_call="add_permission",
+        id="in.StatementId",
+        name="StatementId",
+        delete_call="remove_permission",
+        deleted_by=lambda statement, properties: {
+            "FunctionName": properties["FunctionName"],
+            "StatementId": statement,
+        },
+    ),
+    "AWS::Lambda::EventInvokeConfig": ApiProvider(
+        service="lambda",
+        create_call="put_function_event_invoke_config",
+        id="in.FunctionName",
+        key="FunctionName",
+        update_call="put_function_event_invoke_config",
+        delete_call="delete_function_event_invoke_config",
+        fixed=frozenset({"FunctionName"}),
+    ),
+}

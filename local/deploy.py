@@ -1,0 +1,150 @@
+"""The real CDK CLI, run as a child process against an embedded AWS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local.aws import ACCOUNT, REPOSITORY, EmbeddedAws
+
+_CLI = REPOSITORY / "node_modules" / "aws-cdk" / "bin" / "cdk"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# what says how far a deployment is; the rest of the output is kept for the error message
+_WORTH_TELLING = re.compile(r"(✅|: deploying\.\.\.|: destroying\.\.\.|: destroyed|_FAILED|ROLLBACK_IN_PROGRESS)")
+
+
+class CdkError(RuntimeError):
+    """A CDK command failed; the message is the CLI's own, with CloudFormation's reason."""
+
+
+@dataclass(kw_only=True)
+class Cdk:
+    """The CDK CLI on one app, with an environment chosen by `-c env=`.
+
+    `app` is the command that synthesises (default: the repository's), run in `directory`. `context` holds
+    further `-c` values. `progress` gets a line for each step of a deployment.
+    """
+
+    aws: EmbeddedAws
+    environment: str | None = None
+    app: Sequence[str] = (sys.executable, "app.py")
+    directory: Path = REPOSITORY
+    context: Mapping[str, str] = field(default_factory=dict)
+    progress: Callable[[str], None] = lambda line: None
+
+    def __post_init__(self) -> None:
+        self._assembly = self.aws.directory / "cdk.out"
+        self._outputs = self.aws.directory / "outputs.json"
+
+    def synth(self) -> Path:
+        """Synthesise the app and return the directory of its cloud assembly."""
+        app = subprocess.list2cmdline(self.app)
+        self._run("synth", "--quiet", "--app", app, "--output", str(self._assembly), *self._context())
+        return self._assembly
+
+    def bootstrap(self) -> None:
+        """Make the CDK's own stack: asset bucket, image repository and roles."""
+        region = f"aws://{ACCOUNT}/{self.aws.region}"
+        # an assembly is not needed, nor is the repository's app to be run
+        self._run("bootstrap", region, "--app", "", "--public-access-block-configuration", "false")
+
+    def deploy(self, *, synth: bool = True, arguments: Sequence[str] = ()) -> dict[str, str]:
+        """Deploy every stack and return the outputs of all, by their keys.
+
+        `synth` False deploys the assembly that is there. Raises CdkError.
+        """
+        if synth:
+            self.synth()
+        self._outputs.unlink(missing_ok=True)
+        self._run(
+            "deploy",
+            "--all",
+            *self._from_assembly(),
+            "--require-approval=never",
+            "--concurrency=4",
+            "--outputs-file",
+            str(self._outputs),
+            *arguments,
+        )
+        stacks = json.loads(self._outputs.read_text()) if self._outputs.exists() else {}
+        return {
+            key: value
+            for outputs in stacks.values()
+            for key, value in outputs.items()
+            if not key.startswith("ExportsOutput")  # what stacks tell each other
+        }
+
+    def diff(self, *, synth: bool = True) -> str:
+        """What a deployment would change, as the CLI prints it."""
+        if synth:
+            self.synth()
+        return self._run("diff", "--all", *self._from_assembly())
+
+    def destroy(self) -> None:
+        """Destroy every stack of the assembly that was deployed last. Raises CdkError."""
+        self._run("destroy", "--all", "--force", *self._from_assembly())
+
+    def _from_assembly(self) -> list[str]:
+        return ["--app", str(self._assembly)]
+
+    def _context(self) -> list[str]:
+        values = {**({"env": self.environment} if self.environment else {}), **self.context}
+        return [part for key, value in values.items() for part in ("--context", f"{key}={value}")]
+
+    def _run(self, *command: str) -> str:
+        """Run the CLI, pass its progress on, and return all that it printed."""
+        lines: list[str] = []
+        process = subprocess.Popen(
+            ["node", str(_CLI), *command, "--no-color", "--no-notices", "--ci", "--progress=events"],
+            cwd=self.directory,
+            env=self._variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches this process, which then stops the CLI in its turn
+        )
+        assert process.stdout is not None  # noqa: S101 - it was asked for above
+        try:
+            for line in process.stdout:
+                line = _COLOURS.sub("", line.rstrip())
+                lines.append(line)
+                if _WORTH_TELLING.search(line):
+                    self.progress(line.strip())
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+        if code != 0:
+            raise CdkError(f"cdk {command[0]} failed:\n" + _essence(lines))
+        return "\n".join(lines)
+
+    def _variables(self) -> dict[str, str]:
+        major = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+        return {
+            **{key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
+            **self.aws.environment(),
+            "CDK_DOCKER": str(REPOSITORY / "local" / "docker_stand_in.py"),
+            "CDK_VALIDATION": "false",  # the rules of the assembly are checked by tests, once
+            "CDK_DISABLE_VERSION_CHECK": "1",
+            "CDK_DISABLE_CLI_TELEMETRY": "true",
+            "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": major.lstrip("v").split(".")[0],
+            "JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "1",
+            "NODE_NO_WARNINGS": "1",
+        }
+
+
+def _essence(lines: list[str]) -> str:
+    """The CLI's own error message: from its first ❌ (or the last lines), without its call stacks."""
+    start = next((number for number, line in enumerate(lines) if "❌" in line), max(len(lines) - 40, 0))
+    kept = [line for line in lines[start:] if not re.match(r"\s+at .*[:(]|\s*(type|source|cause):|\s*\}", line)]
+    failed = [line for line in lines[:start] if "_FAILED" in line]
+    return "\n".join(dict.fromkeys([*failed, *kept])).strip()
