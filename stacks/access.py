@@ -10,7 +10,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from stacks.environment import Roles
+from stacks.sections import Roles
 
 POLICIES = Path(__file__).parent.parent / "policies"
 

@@ -9,6 +9,7 @@ from constructs import Construct
 from stacks.access import AccessStack
 from stacks.environment import Environment
 from stacks.network import NetworkStack
+from stacks.observability import ObservabilityStack
 from stacks.outputs import publish
 from stacks.storage import StorageStack
 from stacks.tracking_server import TrackingServerStack, mlflow_version
@@ -42,6 +43,16 @@ def compose(scope: Construct, environment: Environment) -> None:
         scope, named("tracking-server"), env=env, environment=environment, network=network, storage=storage
     )
     access = AccessStack(scope, named("access"), env=env, name=environment.name, roles=environment.roles)
+    ObservabilityStack(
+        scope,
+        named("observability"),
+        env=env,
+        environment=environment,
+        vpc=network.vpc,
+        key=storage.key,
+        tracking_server=tracking_server,
+        database=storage.database,
+    )
 
     storage.grant_login(tracking_server.migration_policy)
     storage.grant_login(tracking_server.server_policy)
@@ -63,7 +74,7 @@ def compose(scope: Construct, environment: Environment) -> None:
         tracking_server,
         environment.name,
         {
-            "TrackingUri": tracking_server.tracking_uri,
+            "TrackingUri": tracking_server.front.tracking_uri,
             "ImageUri": tracking_server.image_uri,
             "MlflowVersion": mlflow_version(),
         },

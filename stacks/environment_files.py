@@ -101,7 +101,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key!r} stands here twice", problem_mark=key_node.start_mark
@@ -132,8 +132,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         inherited = merged.get(key)
-        both = isinstance(inherited, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(inherited, value) if both else value  # type: ignore[arg-type]
+        if isinstance(inherited, Mapping) and isinstance(value, Mapping):
+            value = _merge(inherited, value)
+        merged[key] = value
     return merged
 
 

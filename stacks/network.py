@@ -6,10 +6,19 @@ import aws_cdk as cdk
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
-from stacks.environment import Database, Front, Network
+from stacks.sections import Database, Front, Network
 
 #: Port on which a task answers.
 SERVER_PORT = 5000
+
+#: What a task calls while it starts and runs, by service; S3 has a gateway endpoint.
+ENDPOINTS = {
+    "EcrApi": ec2.InterfaceVpcEndpointAwsService.ECR,
+    "EcrImages": ec2.InterfaceVpcEndpointAwsService.ECR_DOCKER,
+    "Logs": ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS,
+    "Secrets": ec2.InterfaceVpcEndpointAwsService.SECRETS_MANAGER,
+    "Sts": ec2.InterfaceVpcEndpointAwsService.STS,
+}
 
 
 class NetworkStack(cdk.Stack):
@@ -49,6 +58,8 @@ class NetworkStack(cdk.Stack):
             else self._security_group("Database", "MLflow database")
         )
         self._connect(front=front, database_port=database.port)
+        if network.private_only:
+            self._add_endpoints(self.vpc)
 
     @property
     def availability_zones(self) -> list[str]:
@@ -58,7 +69,6 @@ class NetworkStack(cdk.Stack):
     def _created_vpc(self, network: Network) -> ec2.IVpc:
         private = ec2.SubnetConfiguration(
             name="private",
-            cidr_mask=22 if network.cidr.endswith("/16") else None,
             subnet_type=ec2.SubnetType.PRIVATE_ISOLATED
             if network.private_only
             else ec2.SubnetType.PRIVATE_WITH_EGRESS,
@@ -108,3 +118,11 @@ class NetworkStack(cdk.Stack):
         # S3 through its gateway endpoint, ECR, Secrets Manager, logs: addresses of AWS, which change and which
         # security groups can only name by prefix lists that differ in each region.
         self.server.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "Server to the APIs of AWS")
+
+    def _add_endpoints(self, vpc: ec2.IVpc) -> None:
+        """Ways to AWS without the internet, for the tasks and, as names resolve to them in the whole VPC, clients."""
+        endpoints = self._security_group("Endpoints", "Endpoints of AWS services")
+        for name, service in ENDPOINTS.items():
+            vpc.add_interface_endpoint(name, service=service, security_groups=[endpoints], open=False)
+        for group in (self.server, self.clients):
+            endpoints.connections.allow_from(group, ec2.Port.tcp(443), "To the APIs of AWS")

@@ -71,7 +71,6 @@ class Size(BaseModel):
     requests_per_task_per_minute: int = Field(description="Scale out above this rate for each task.")
     cpu_percent: int = Field(description="Scale out above this average CPU use.")
     database_class: str = Field(description="RDS instance class.")
-    database_storage_gib: int = Field(description="Storage that the database starts with, in GiB.")
 
 
 SIZES: dict[SizeName, Size] = {
@@ -89,7 +88,6 @@ SIZES: dict[SizeName, Size] = {
         requests_per_task_per_minute=2300,
         cpu_percent=60,
         database_class="db.t4g.small",
-        database_storage_gib=20,
     ),
     "medium": Size(
         users=50,
@@ -105,7 +103,6 @@ SIZES: dict[SizeName, Size] = {
         requests_per_task_per_minute=2300,
         cpu_percent=60,
         database_class="db.t4g.medium",
-        database_storage_gib=50,
     ),
     "large": Size(
         users=100,
@@ -121,7 +118,6 @@ SIZES: dict[SizeName, Size] = {
         requests_per_task_per_minute=4600,
         cpu_percent=60,
         database_class="db.m7g.large",
-        database_storage_gib=200,
     ),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import aws_cdk as cdk
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -13,6 +15,9 @@ from constructs import Construct
 
 from stacks.environment import Environment
 
+#: Too small for Performance Insights of RDS for MySQL.
+NO_PERFORMANCE_INSIGHTS = ("db.t4g.micro", "db.t4g.small", "db.t3.micro", "db.t3.small")
+
 
 class StorageStack(cdk.Stack):
     """The state of the tracking server.
@@ -20,6 +25,7 @@ class StorageStack(cdk.Stack):
     Attributes:
         key: encrypts everything below, and the log groups and topics of the other stacks.
         bucket: the artifacts. access_logs: who fetched them, and what the load balancer served.
+        database: the instance, or None when an existing one is used.
         database_host: the endpoint. login: the secret with user name and password.
         seed: the secret from which the server derives its session and encryption keys.
     """
@@ -61,16 +67,16 @@ class StorageStack(cdk.Stack):
             removal_policy=self._keep,
         )
         self.login: secretsmanager.ISecret
+        self.database: rds.DatabaseInstance | None = None
         if environment.database.imported:
             self.database_host = str(environment.database.host)
             self.login = secretsmanager.Secret.from_secret_complete_arn(
                 self, "Login", str(environment.database.secret_arn)
             )
         else:
-            instance = self._database(vpc=vpc, subnets=subnets, security_group=security_group)
-            self.database_host = instance.db_instance_endpoint_address
-            assert instance.secret  # RDS manages it
-            self.login = instance.secret
+            self.database = self._database(vpc=vpc, subnets=subnets, security_group=security_group)
+            self.database_host = self.database.db_instance_endpoint_address
+            self.login = cast(secretsmanager.ISecret, self.database.secret)  # RDS made it
 
     def grant_login(self, policy: iam.ManagedPolicy) -> None:
         """Lets `policy` log in to the database."""
@@ -117,13 +123,44 @@ class StorageStack(cdk.Stack):
         environment = self._environment
         if environment.kms_key_arn:
             return kms.Key.from_key_arn(self, "Key", environment.kms_key_arn)
-        return kms.Key(
+        key = kms.Key(
             self,
             "Key",
             description=f"Data of the MLflow tracking server {environment.name}",
             enable_key_rotation=True,
             removal_policy=self._keep,
         )
+        log_groups = self.format_arn(
+            service="logs",
+            resource="log-group",
+            resource_name="*",
+            arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+        )
+        key.add_to_resource_policy(
+            iam.PolicyStatement(
+                sid="LogGroupsOfThisAccount",
+                principals=[iam.ServicePrincipal(f"logs.{self.region}.{self.url_suffix}")],
+                actions=[
+                    "kms:Encrypt",
+                    "kms:Decrypt",
+                    "kms:ReEncrypt*",
+                    "kms:GenerateDataKey*",
+                    "kms:DescribeKey",
+                ],
+                resources=["*"],
+                conditions={"ArnLike": {"kms:EncryptionContext:aws:logs:arn": log_groups}},
+            )
+        )
+        key.add_to_resource_policy(
+            iam.PolicyStatement(
+                sid="AlarmsOfThisAccount",
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                actions=["kms:Decrypt", "kms:GenerateDataKey*"],
+                resources=["*"],
+                conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+            )
+        )
+        return key
 
     def _access_logs(self) -> s3.Bucket:
         # S3 keys, not KMS: load balancers and S3 itself cannot write logs to a KMS-encrypted bucket.
@@ -131,6 +168,7 @@ class StorageStack(cdk.Stack):
             self,
             "AccessLogs",
             encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
             lifecycle_rules=[
                 s3.LifecycleRule(expiration=cdk.Duration.days(self._environment.logs.retention_days))
@@ -150,6 +188,7 @@ class StorageStack(cdk.Stack):
             encryption=s3.BucketEncryption.KMS,
             encryption_key=self.key,
             bucket_key_enabled=True,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
             versioned=True,
             lifecycle_rules=[
@@ -187,6 +226,7 @@ class StorageStack(cdk.Stack):
                 "max_connections": str(environment.max_connections),
             },
         )
+        insights = sizing.database_class not in NO_PERFORMANCE_INSIGHTS
         instance = rds.DatabaseInstance(
             self,
             "Database",
@@ -203,8 +243,8 @@ class StorageStack(cdk.Stack):
             publicly_accessible=False,
             multi_az=database.multi_az,
             storage_type=rds.StorageType.GP3,
-            allocated_storage=sizing.database_storage_gib,
-            max_allocated_storage=max(database.max_storage_gib, sizing.database_storage_gib + 10),
+            allocated_storage=database.storage_gib,
+            max_allocated_storage=database.max_storage_gib,
             storage_encrypted=True,
             storage_encryption_key=self.key,
             backup_retention=cdk.Duration.days(database.backup_days),
@@ -213,6 +253,10 @@ class StorageStack(cdk.Stack):
             deletion_protection=environment.protect,
             removal_policy=cdk.RemovalPolicy.SNAPSHOT if environment.protect else cdk.RemovalPolicy.DESTROY,
             auto_minor_version_upgrade=True,
+            iam_authentication=True,
+            monitoring_interval=cdk.Duration.minutes(1),
+            enable_performance_insights=insights,
+            performance_insight_encryption_key=self.key if insights else None,
             cloudwatch_logs_exports=["error", "slowquery"],
         )
         cdk.Validations.of(instance).acknowledge(

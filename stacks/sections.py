@@ -1,0 +1,309 @@
+"""The sections of an environment file.
+
+Every field has a type, a default where one makes sense, and a description, from which the reference page is
+made. Unknown keys and impossible combinations are refused before anything is synthesised.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from stacks import values
+from stacks.sizes import MAX_CONNECTIONS
+
+#: Retention periods that CloudWatch Logs accepts (logs:PutRetentionPolicy), in days.
+RetentionDays = Literal[
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
+]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def _all_or_none(self, *keys: str) -> bool:
+        """Whether `keys` are all given.
+
+        Raises:
+            PydanticCustomError: some are given and some are not.
+        """
+        missing = [key for key in keys if not getattr(self, key)]
+        if 0 < len(missing) < len(keys):
+            raise values.refuse(
+                f"missing, while {_listed(key for key in keys if key not in missing)} is given",
+                allowed=f"{_listed(keys)} together, or none of them",
+                key=missing[0],
+            )
+        return not missing
+
+    def _only_without(self, given: str, *keys: str) -> None:
+        """Refuse `keys`, which describe something to be created, beside `given`, which imports it."""
+        for key in keys:
+            if key in self.model_fields_set:
+                raise values.refuse(
+                    f"has no meaning beside {given}", allowed=f"leave out {key} or {given}", key=key
+                )
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return ", ".join(keys)
+
+
+class Network(Section):
+    """A VPC of the kit's own, or an existing one: give `vpc_id` and `private_subnet_ids`."""
+
+    cidr: values.Cidr = Field("10.0.0.0/16", description="Address block of the VPC.")
+    availability_zones: int = Field(2, ge=2, le=3, description="Availability zones to spread over.")
+    nat_gateways: int | None = Field(
+        None,
+        ge=1,
+        le=3,
+        description="NAT gateways: one is cheapest, one a zone survives a zone. 1 when left out.",
+    )
+    private_only: bool = Field(
+        False, description="No internet gateway, no NAT: AWS is reached through VPC endpoints alone."
+    )
+    flow_logs: bool = Field(True, description="Record accepted and rejected connections of the VPC.")
+    vpc_id: values.VpcId | None = Field(
+        None, description="An existing VPC to use; its endpoints and routes are yours."
+    )
+    private_subnet_ids: tuple[values.SubnetId, ...] = Field(
+        (), strict=False, description="Two or more of its private subnets, each in a zone of its own."
+    )
+
+    @property
+    def imported(self) -> bool:
+        return self.vpc_id is not None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self._all_or_none("vpc_id", "private_subnet_ids"):
+            self._only_without(
+                "vpc_id", "cidr", "availability_zones", "nat_gateways", "private_only", "flow_logs"
+            )
+            if len(set(self.private_subnet_ids)) < 2:
+                raise values.refuse(
+                    "a load balancer and a database need two zones",
+                    allowed="two or more subnets",
+                    key="private_subnet_ids",
+                )
+        if self.private_only:
+            self._only_without("private_only", "nat_gateways")
+        if self.nat_gateways and self.nat_gateways > self.availability_zones:
+            raise values.refuse(
+                "more NAT gateways than zones", allowed=f"1 to {self.availability_zones}", key="nat_gateways"
+            )
+        return self
+
+
+class Front(Section):
+    """How clients reach the server."""
+
+    kind: Literal["internal", "cloudfront", "domain"] = Field(
+        "internal", description="`internal`: a load balancer inside the VPC, without a public address."
+    )
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of the load balancer. 80, or 443 with a certificate, when left out.",
+    )
+    certificate_arn: values.CertificateArn | None = Field(
+        None, description="ACM certificate: the load balancer then speaks HTTPS only."
+    )
+    host_names: tuple[values.HostName, ...] = Field(
+        (), strict=False, description="Further names that clients use, such as a private DNS record of yours."
+    )
+    client_security_group_ids: tuple[values.SecurityGroupId, ...] = Field(
+        (), strict=False, description="Existing security groups whose members may connect."
+    )
+    client_cidrs: tuple[values.ClientCidr, ...] = Field(
+        (), strict=False, description="Address blocks that may connect, such as that of a VPN."
+    )
+
+    @property
+    def listener_port(self) -> int:
+        return self.port or (443 if self.certificate_arn else 80)
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        return "https" if self.certificate_arn else "http"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind != "internal":
+            raise values.refuse(
+                f"{self.kind} would publish a server that cannot yet tell who is calling: "
+                "nothing of the kit is public without TLS and authentication",
+                allowed="internal",
+                key="kind",
+            )
+        if self.certificate_arn and not self.host_names:
+            raise values.refuse(
+                "missing: no certificate covers the name of the load balancer itself",
+                allowed="the names on the certificate",
+                key="host_names",
+            )
+        return self
+
+
+class Database(Section):
+    """An RDS for MySQL of the kit's own, or an existing one: give `host`, `secret_arn` and `security_group_id`."""
+
+    engine_version: Literal["8.4"] = Field(
+        "8.4", description="MySQL release track; RDS picks and patches the minor version."
+    )
+    instance_class: values.InstanceClass | None = Field(None, description="That of the size when left out.")
+    storage_gib: int = Field(
+        20,
+        ge=20,
+        le=65536,
+        description="Storage to start with. Never lower it: RDS cannot shrink what has grown.",
+    )
+    max_storage_gib: int = Field(500, ge=22, le=65536, description="Storage that RDS may grow to by itself.")
+    multi_az: bool = Field(True, description="A standby in a second zone.")
+    backup_days: int = Field(14, ge=1, le=35, description="Days that point-in-time restore reaches back.")
+    max_connections: int | None = Field(
+        None, ge=20, le=16000, description="Connections that the database accepts; known for common classes."
+    )
+    name: values.DatabaseName = Field("mlflow", description="Name of the database.")
+    port: int = Field(3306, ge=1150, le=65535, description="Port of the database.")
+    host: str | None = Field(None, min_length=1, description="Endpoint of an existing MySQL database.")
+    secret_arn: values.SecretArn | None = Field(
+        None, description='Secret of the existing database: JSON with "username" and "password".'
+    )
+    secret_kms_key_arn: values.KeyArn | None = Field(
+        None, description="Key that encrypts this secret, when it is one of yours."
+    )
+    security_group_id: values.SecurityGroupId | None = Field(
+        None, description="Security group of the existing database; the kit adds a rule for its tasks."
+    )
+
+    @property
+    def imported(self) -> bool:
+        return self.host is not None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self._all_or_none("host", "secret_arn", "security_group_id"):
+            self._only_without(
+                "host",
+                "engine_version",
+                "instance_class",
+                "storage_gib",
+                "max_storage_gib",
+                "multi_az",
+                "backup_days",
+            )
+        elif self.secret_kms_key_arn:
+            raise values.refuse(
+                "belongs to the secret of an existing database",
+                allowed="leave it out",
+                key="secret_kms_key_arn",
+            )
+        least = math.ceil(1.1 * self.storage_gib)  # RDS wants a tenth of headroom
+        if self.max_storage_gib < least:
+            raise values.refuse(
+                f"too little above storage_gib ({self.storage_gib})",
+                allowed=f"{least} or more",
+                key="max_storage_gib",
+            )
+        if self.instance_class and self.instance_class not in MAX_CONNECTIONS and not self.max_connections:
+            nearest = difflib.get_close_matches(self.instance_class, MAX_CONNECTIONS, n=1)
+            raise values.refuse(
+                f'the kit does not know how many connections "{self.instance_class}" bears'
+                + (f'; did you mean "{nearest[0]}"?' if nearest else ""),
+                allowed=f"{', '.join(MAX_CONNECTIONS)}; or another one with max_connections beside it",
+                key="instance_class",
+            )
+        return self
+
+
+class Artifacts(Section):
+    """Where models and files go."""
+
+    bucket_name: values.BucketName | None = Field(
+        None, description="An existing bucket; one is created when left out."
+    )
+    prefix: values.KeyPrefix = Field("artifacts", description="Key prefix of all artifacts.")
+    access: Literal["server", "direct"] = Field(
+        "server",
+        description="`server`: files go through the server and clients need no S3 rights. "
+        "`direct`: clients read and write the bucket with rights of their own.",
+    )
+    noncurrent_days: int = Field(
+        30, ge=1, le=3650, description="Days that overwritten and deleted files stay restorable."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.bucket_name:
+            self._only_without("bucket_name", "noncurrent_days")
+        return self
+
+
+class TrackingServer(Section):
+    """The MLflow tasks. Figures that are left out are those of the size."""
+
+    architecture: Literal["arm64", "amd64"] = Field(
+        "arm64", description="Processor of the image and of the functions."
+    )
+    cpu: int | None = Field(None, description="CPU units of a task (1024 = one vCPU).")
+    memory_mib: int | None = Field(None, description="Memory of a task in MiB.")
+    workers: int | None = Field(None, ge=1, le=64, description="Server processes in a task.")
+    threads: int | None = Field(None, ge=1, le=256, description="Threads in a process.")
+    pool_size: int | None = Field(None, ge=2, le=512, description="Database connections of a process.")
+    min_tasks: int | None = Field(None, ge=1, le=100, description="Tasks that always run.")
+    max_tasks: int | None = Field(None, ge=1, le=100, description="Tasks at the peak.")
+    requests_per_task_per_minute: int | None = Field(
+        None, ge=1, description="Scale out above this rate for each task."
+    )
+    cpu_percent: int | None = Field(None, ge=10, le=90, description="Scale out above this average CPU use.")
+    drain_seconds: int = Field(
+        10, ge=0, le=60, description="How long a stopping task answers after its health check went red."
+    )
+    migration_timeout_hours: int = Field(
+        3,
+        ge=1,
+        le=24,
+        description="How long a deployment waits for the schema migration of a large database.",
+    )
+
+
+class Roles(Section):
+    """Who may assume the four roles. Principals of the server's own account may when their own policies say so."""
+
+    trusted_accounts: tuple[values.Account, ...] = Field(
+        (), strict=False, description="Further AWS accounts."
+    )
+    trusted_principal_arns: tuple[values.PrincipalArn, ...] = Field(
+        (), strict=False, description="Only these roles and users, instead of whole accounts."
+    )
+    organization_id: values.OrganizationId | None = Field(
+        None, description="Callers must also belong to this AWS organization."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.trusted_principal_arns and self.trusted_accounts:
+            raise values.refuse(
+                "trusts whole accounts beside single principals",
+                allowed="trusted_accounts or trusted_principal_arns",
+                key="trusted_accounts",
+            )
+        return self
+
+
+class Alarms(Section):
+    email: values.EmailAddress | None = Field(
+        None, description="Address that is told of alarms, after it has confirmed the subscription."
+    )
+
+
+class Logs(Section):
+    retention_days: RetentionDays = Field(90, description="Days that logs are kept.")
