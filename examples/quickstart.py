@@ -2,9 +2,9 @@
 
     MLFLOW_TRACKING_URI=http://localhost:5000 python examples/quickstart.py
 
-Logs parameters, metrics for every boosting step, a plot and the model; registers the model and points the alias
-``champion`` at the new version; then loads it back through that alias, as a consumer would. Needs ``mlflow``,
-``scikit-learn`` and ``matplotlib``, and no AWS permission beyond what the tracking server asks for.
+Logs parameters, metrics for every boosting step, a plot and the model; registers the model and points the
+alias ``champion`` at the new version; then loads it back through that alias, as a consumer would. Needs
+``mlflow``, ``scikit-learn`` and ``matplotlib``, and no AWS permission beyond what the tracking server asks for.
 """
 
 from __future__ import annotations
@@ -64,10 +64,13 @@ def main() -> None:
         client = mlflow.MlflowClient()
         client.log_batch(
             run.info.run_id,
-            metrics=step_metrics("train_rmse", train_rmse, started) + step_metrics("test_rmse", test_rmse, started),
+            metrics=step_metrics("train_rmse", train_rmse, started)
+            + step_metrics("test_rmse", test_rmse, started),
         )
         prediction = model.predict(x_test)
-        mlflow.log_metrics({"mae": mean_absolute_error(y_test, prediction), "r2": r2_score(y_test, prediction)})
+        mlflow.log_metrics(
+            {"mae": mean_absolute_error(y_test, prediction), "r2": r2_score(y_test, prediction)}
+        )
         mlflow.log_figure(learning_curve(train_rmse, test_rmse), "learning_curve.png")
 
         logged = mlflow.sklearn.log_model(
@@ -76,7 +79,7 @@ def main() -> None:
             signature=infer_signature(x_test, prediction),
             input_example=x_test.head(3),
             registered_model_name=MODEL,
-            # Types in a model file are checked when it is loaded; a tree ensemble needs this one beyond the defaults.
+            # The types in a model file are checked when it is loaded; trees need one beyond the defaults.
             skops_trusted_types=["sklearn.tree._tree.Tree"],
         )
     client.set_registered_model_alias(MODEL, "champion", logged.registered_model_version)
@@ -84,7 +87,8 @@ def main() -> None:
     champion = mlflow.pyfunc.load_model(f"models:/{MODEL}@champion")
     if not np.allclose(champion.predict(x_test), prediction):
         raise MlflowException("the model that came back from the registry predicts something else")
-    print(f"Registered {MODEL} version {logged.registered_model_version} as @champion: r2 {r2_score(y_test, prediction):.3f}")
+    score = r2_score(y_test, prediction)
+    print(f"Registered {MODEL} version {logged.registered_model_version} as @champion: r2 {score:.3f}")
 
 
 if __name__ == "__main__":

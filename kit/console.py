@@ -1,4 +1,4 @@
-"""What every command prints with: text for a person, or one JSON document with `--json`; errors that say what to do."""
+"""How commands speak: text for a person, one JSON document with `--json`, errors that say what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rich.table import Table
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on standard output.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document and nothing else on standard output.")
+]
 
 
 def print_json(document: Any) -> None:

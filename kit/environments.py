@@ -1,4 +1,4 @@
-"""`kit env`: which environments there are, what they come to with all defaults, and whether they are sound."""
+"""`kit env`: which environments there are, what they come to with all defaults, whether they are sound."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def complete_name(incomplete: str) -> list[str]:
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="ENV", autocompletion=complete_name, help="An environment: a file of environments/ without its ending."
+        metavar="ENV",
+        autocompletion=complete_name,
+        help="An environment: a file of environments/ without its ending.",
     ),
 ]
 
@@ -69,7 +71,9 @@ def show(env: Name, json: Json = False) -> None:
 def validate(
     env: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENV]...", autocompletion=complete_name, help="Which; all of them when left out."),
+        typer.Argument(
+            metavar="[ENV]...", autocompletion=complete_name, help="Which; all of them when left out."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -82,7 +86,9 @@ def validate(
         except EnvironmentFileError as error:
             results[name] = str(error).splitlines()
     if json:
-        print_json([{"environment": name, "valid": not errors, "errors": errors} for name, errors in results.items()])
+        print_json(
+            [{"environment": name, "valid": not errors, "errors": errors} for name, errors in results.items()]
+        )
     else:
         for name, errors in results.items():
             out.print(f"[{'red' if errors else 'green'}]{'refused' if errors else 'sound':<8}[/] {name}")

@@ -1,4 +1,4 @@
-"""`kit outputs`: what a deployment gives to those who use it, read from where the deployment itself left it."""
+"""`kit outputs`: what a deployment gives to those who use it, from where the deployment itself left it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kit.console import Json, fail, print_json, print_rows
 from kit.environments import Name, load
-from local import product
+from local import state
 
 
 def deployed_outputs(*, name: str, region: str) -> dict[str, str]:
@@ -31,14 +31,14 @@ def outputs(env: Name = "local", json: Json = False) -> None:
     account and region that your AWS credentials and the environment file name.
     """
     environment = load(env)
-    found = product.running_outputs(env)
+    found = state.running_outputs(env)
     if found is None:
         try:
             found = deployed_outputs(name=environment.name, region=environment.region)
         except (ClientError, BotoCoreError) as error:
             fail(
                 f"AWS did not answer for {environment.name} in {environment.region}: {error}",
-                todo=f"Start it here with `kit up {env}`, or log in to the AWS account that it is deployed to.",
+                todo=f"Start it here with `kit up {env}`, or log in to the account that it is deployed to.",
             )
     if not found:
         fail(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kit.console import Json, err, fail, out, print_json, print_rows
 from kit.environments import Name, load
-from local import product
+from local import state
 
 
 def up(
     env: Name = "local",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier runs: start with an empty database.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget earlier runs: start with an empty database.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Deploy an environment to an embedded AWS on this machine and run it until Ctrl-C.
@@ -24,40 +28,50 @@ def up(
     MySQL-compatible database where there is one. Data stays under `.local/` and is there again next time.
     """
     environment = load(env)
-    if running := product.running_outputs(env):
-        fail(f"{env} runs already, at {running['TrackingUri']}.", todo="Stop it there with Ctrl-C, or use it as it is.")
-    directory = product.state_directory(env)
+    if running := state.running_outputs(env):
+        fail(
+            f"{env} runs already, at {running['TrackingUri']}.",
+            todo="Use it as it is, or stop it there with Ctrl-C.",
+        )
     if fresh:
-        product.forget(env)
+        state.forget(env)
     started = time.monotonic()
 
-    def progress(message: str) -> None:
-        err.print(f"[dim]{time.monotonic() - started:5.1f} s[/]  {message}", markup=True, soft_wrap=True)
+    def progress(line: str) -> None:
+        err.print(f"{time.monotonic() - started:6.1f} s  {line}", markup=False, soft_wrap=True)
 
+    progress("starting")
+    # not at the top: it takes two seconds to import, which the other commands need not wait for
+    from local.deploy import CdkError
+    from local.product import Product
+
+    directory = state.directory_of(env)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with product.Product(environment=env, region=environment.region, directory=directory, progress=progress) as it:
+        with Product(
+            environment=env, region=environment.region, directory=directory, progress=progress
+        ) as product:
             if json:
-                print_json(it.outputs)
+                print_json(product.outputs)
             else:
-                _announce(env, it)
-            it.wait()
+                _announce(env, product.outputs, directory)
+            threading.Event().wait()
     except KeyboardInterrupt:
-        err.print("Stopped. The data is kept; `kit up` goes on from there.")
-    except product.Failure as error:
+        err.print(f"Stopped. The data is kept: `kit up {env}` goes on from there.")
+    except (CdkError, OSError) as error:
         fail(str(error), todo=f"The logs are in {directory / 'logs'}.")
 
 
-def _announce(env: str, it: product.Product) -> None:
-    uri = it.outputs["TrackingUri"]
-    out.rule(f"MLflow {it.outputs['MlflowVersion']} is up: environment {env}, on {it.database}")
+def _announce(env: str, outputs: dict[str, str], directory: Path) -> None:
+    uri = outputs["TrackingUri"]
+    out.rule(f"MLflow {outputs['MlflowVersion']} is up")
     print_rows(
         {
             "Tracking URI": uri,
             "UI": f"{uri}/",
-            "All outputs": f".venv/bin/kit outputs {env}",
             "Try it": f"MLFLOW_TRACKING_URI={uri} .venv/bin/python examples/quickstart.py",
-            "Data and logs": str(it.directory),
+            "All outputs": f".venv/bin/kit outputs {env}",
+            "Data and logs": str(directory),
             "Stop": "Ctrl-C",
         }
     )
