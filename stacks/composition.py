@@ -51,13 +51,28 @@ def compose(scope: Construct, environment: Environment) -> None:
         vpc=network.vpc,
         key=storage.key,
         tracking_server=tracking_server,
-        database=storage.database,
+        database=storage.database.instance if storage.database else None,
     )
 
-    storage.grant_login(tracking_server.migration_policy)
-    storage.grant_login(tracking_server.server_policy)
-    storage.grant_seed(tracking_server.server_policy)
-    storage.grant_artifacts(tracking_server.server_policy)
+    rights = {
+        tracking_server.migration_role: [storage.log_in],
+        tracking_server.server_role: [
+            storage.log_in,
+            storage.read_seed,
+            storage.read_artifacts,
+            storage.write_artifacts,
+        ],
+    }
+    if environment.artifacts.access == "direct":
+        rights |= {
+            access.roles["Reader"]: [storage.read_artifacts],
+            access.roles["DataScientist"]: [storage.read_artifacts, storage.write_artifacts],
+            access.roles["ModelApprover"]: [storage.read_artifacts],
+            access.roles["Admin"]: [storage.read_artifacts, storage.write_artifacts],
+        }
+    for role, policies in rights.items():
+        for policy in policies:
+            role.add_managed_policy(policy)
 
     publish(
         access,

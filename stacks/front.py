@@ -9,6 +9,7 @@ from aws_cdk import aws_elasticloadbalancingv2 as elbv2
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from stacks.findings import accept
 from stacks.sections import Front
 
 
@@ -53,6 +54,13 @@ class InternalFront(Construct):
             idle_timeout=cdk.Duration.seconds(60),
         )
         self.load_balancer.log_access_logs(access_logs, prefix="load-balancer")
+        accept(self, "ALBWAFEnabled", reason="Not reachable from the internet")
+        if not protect:
+            accept(
+                self,
+                "ELBDeletionProtectionEnabled",
+                reason="The environment file says protect: false, so that the environment can be destroyed",
+            )
         self.hosts = [*front.host_names, self.load_balancer.load_balancer_dns_name]
         standard_port = {"http": 80, "https": 443}[front.scheme]
         port = "" if front.listener_port == standard_port else f":{front.listener_port}"
@@ -83,3 +91,13 @@ class InternalFront(Construct):
             open=False,
             default_target_groups=[target_group],
         )
+        if not certificate:
+            accept(
+                self,
+                "ALBHttpToHttpsRedirection",
+                "ELBv2ACMCertificateRequired",
+                "CKV_AWS_2",
+                "CKV_AWS_103",
+                type="AWS::ElasticLoadBalancingV2::Listener",
+                reason="Inside the VPC, for its security groups alone; front.certificate_arn turns HTTPS on",
+            )

@@ -6,6 +6,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
+from stacks.findings import accept, accept_functions_of_cdk
 from stacks.sections import Database, Front, Network
 
 #: Port on which a task answers.
@@ -60,6 +61,7 @@ class NetworkStack(cdk.Stack):
         self._connect(front=front, database_port=database.port)
         if network.private_only:
             self._add_endpoints(self.vpc)
+        self._accept_findings(network)
 
     @property
     def availability_zones(self) -> list[str]:
@@ -126,3 +128,27 @@ class NetworkStack(cdk.Stack):
             vpc.add_interface_endpoint(name, service=service, security_groups=[endpoints], open=False)
         for group in (self.server, self.clients):
             endpoints.connections.allow_from(group, ec2.Port.tcp(443), "To the APIs of AWS")
+
+    def _accept_findings(self, network: Network) -> None:
+        accept_functions_of_cdk(self)
+        if network.imported:
+            accept(
+                self.vpc,
+                "Annotation::@aws-cdk/aws-ec2:noSubnetRouteTableId",
+                reason="Routes of an imported VPC are its owner's",
+            )
+            return
+        accept(
+            self.vpc,
+            "AwsSolutions-VPC7",
+            "VPCFlowLogsEnabled",
+            reason="The flow log is in the observability stack, since the key that encrypts it comes after the VPC"
+            if network.flow_logs
+            else "The environment file says network.flow_logs: false",
+        )
+        if not network.private_only:
+            accept(
+                self.vpc,
+                "VPCNoUnrestrictedRouteToIGW",
+                reason="Nothing but the NAT gateways is in the public subnets",
+            )

@@ -17,6 +17,7 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
 from stacks.environment import Environment
+from stacks.findings import accept
 from stacks.log_groups import grant_write, log_group
 from stacks.roles import service_role
 from stacks.tracking_server import TrackingServerStack
@@ -67,6 +68,7 @@ class ObservabilityStack(cdk.Stack):
         self.topic = sns.Topic(self, "Alarms", master_key=key, enforce_ssl=True)
         if environment.alarms.email:
             self.topic.add_subscription(subscriptions.EmailSubscription(environment.alarms.email))
+            accept(self.topic, "SNSRedrivePolicy", reason="Mail cannot be delivered a second time from a queue")
         watched = server_watches(tracking_server, environment)
         if database:
             watched += database_watches(database, environment)
@@ -119,7 +121,7 @@ class ObservabilityStack(cdk.Stack):
         policy.add_statements(
             iam.PolicyStatement(actions=["logs:DescribeLogStreams"], resources=[log.log_group_arn])
         )
-        role = service_role(self, "FlowLogRole", service="vpc-flow-logs.amazonaws.com", policy=policy)
+        role = service_role(self, "FlowLogRole", service="vpc-flow-logs.amazonaws.com", policies=(policy,))
         ec2.FlowLog(
             self,
             "VpcFlowLog",

@@ -14,6 +14,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from stacks.environment import Environment
+from stacks.findings import accept
 from stacks.front import InternalFront
 from stacks.log_groups import grant_write, log_group
 from stacks.network import SERVER_PORT, NetworkStack
@@ -54,7 +55,7 @@ class TrackingServerStack(cdk.Stack):
     """The MLflow tasks behind a load balancer.
 
     Attributes:
-        server_policy, migration_policy: rights of the server and of the schema migration.
+        server_role, migration_role: what the server and the schema migration act as; without rights so far.
         front: the load balancer and its names.
         service, target_group, log_group: for alarms.
         image_uri: the image that runs.
@@ -98,10 +99,8 @@ class TrackingServerStack(cdk.Stack):
             protect=environment.protect,
         )
         self._execution_role = self._role_of_the_agent()
-        self.migration_policy = iam.ManagedPolicy(
-            self, "MigrationPolicy", description="MLflow schema migration"
-        )
-        self.server_policy = iam.ManagedPolicy(self, "ServerPolicy", description="MLflow tracking server")
+        self.migration_role = service_role(self, "MigrationRole", service="ecs-tasks.amazonaws.com")
+        self.server_role = service_role(self, "ServerRole", service="ecs-tasks.amazonaws.com")
 
         migration = self._migration()
         self.service = self._service()
@@ -125,7 +124,10 @@ class TrackingServerStack(cdk.Stack):
                 resources=[self._image.repository.repository_arn],
             ),
         )
-        return service_role(self, "ExecutionRole", service="ecs-tasks.amazonaws.com", policy=policy)
+        accept(
+            policy, "AwsSolutions-IAM5[Resource::*]", reason="ecr:GetAuthorizationToken has no resource type"
+        )
+        return service_role(self, "ExecutionRole", service="ecs-tasks.amazonaws.com", policies=(policy,))
 
     def _database_environment(self) -> dict[str, str]:
         database = self._environment.database
@@ -158,18 +160,18 @@ class TrackingServerStack(cdk.Stack):
         command: str,
         cpu: int,
         memory_mib: int,
-        policy: iam.ManagedPolicy,
+        role: iam.Role,
         variables: dict[str, str],
         ports: list[int],
     ) -> ecs.FargateTaskDefinition:
-        """A task that runs `command` of the image with the rights of `policy`, and can write nowhere but to /tmp."""
+        """A task that runs `command` of the image as `role`, and can write nowhere but to /tmp."""
         task_definition = ecs.FargateTaskDefinition(
             self,
             id,
             cpu=cpu,
             memory_limit_mib=memory_mib,
             execution_role=self._execution_role.without_policy_updates(),
-            task_role=service_role(self, f"{id}Role", service="ecs-tasks.amazonaws.com", policy=policy),
+            task_role=role,
             runtime_platform=ecs.RuntimePlatform(
                 operating_system_family=ecs.OperatingSystemFamily.LINUX,
                 cpu_architecture=TASK_ARCHITECTURE[self._environment.tracking_server.architecture],
@@ -187,6 +189,11 @@ class TrackingServerStack(cdk.Stack):
             stop_timeout=cdk.Duration.seconds(STOP_SECONDS),
             logging=ecs.LogDrivers.aws_logs(log_group=self.log_group, stream_prefix=command),
         )
+        accept(
+            task_definition,
+            "AwsSolutions-ECS2",
+            reason="The variables are settings and ARNs of secrets; the process itself reads the secrets",
+        )
         container.add_mount_points(
             ecs.MountPoint(source_volume="tmp", container_path="/tmp", read_only=False)  # noqa: S108
         )
@@ -203,7 +210,7 @@ class TrackingServerStack(cdk.Stack):
                 command=command,
                 cpu=MIGRATION_CPU,
                 memory_mib=MIGRATION_MEMORY_MIB,
-                policy=self.migration_policy,
+                role=self.migration_role,
                 variables=self._database_environment(),
                 ports=[],
             ),
@@ -229,7 +236,7 @@ class TrackingServerStack(cdk.Stack):
                 command="serve",
                 cpu=sizing.cpu,
                 memory_mib=sizing.memory_mib,
-                policy=self.server_policy,
+                role=self.server_role,
                 variables=self._server_environment(),
                 ports=[SERVER_PORT],
             ),
