@@ -163,11 +163,14 @@ def _word(detail: ErrorDetails, keys: Keys) -> tuple[str, str]:
             return f"unknown key{_nearest(str(keys[-1]), known)}", ", ".join(known)
         case "literal_error":
             allowed = context["expected"].replace("'", "").replace(" or ", ", ")
-            return f"{given!r} is not one of the choices{_nearest(str(given), allowed.split(', '))}", allowed
+            hint = _nearest(given, allowed.split(", ")) if isinstance(given, str) else ""
+            return f"{given!r} is not one of the choices{hint}", allowed
         case "missing":
             return "missing", "this key must be given"
         case "string_type":
             return f"{given!r} is not text", "text; put numbers and yes or no into quotes"
+        case "int_type":
+            return f"{given!r} is not a whole number", "a whole number, without quotes"
         case "bool_type":
             return f"{given!r} is neither true nor false", "true, false"
         case "model_type" | "model_attributes_type" | "dict_type":

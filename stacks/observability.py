@@ -68,7 +68,9 @@ class ObservabilityStack(cdk.Stack):
         self.topic = sns.Topic(self, "Alarms", master_key=key, enforce_ssl=True)
         if environment.alarms.email:
             self.topic.add_subscription(subscriptions.EmailSubscription(environment.alarms.email))
-            accept(self.topic, "SNSRedrivePolicy", reason="Mail cannot be delivered a second time from a queue")
+            accept(
+                self.topic, "SNSRedrivePolicy", reason="Mail cannot be delivered a second time from a queue"
+            )
         watched = server_watches(tracking_server, environment)
         if database:
             watched += database_watches(database, environment)
