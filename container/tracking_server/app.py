@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import anyio.to_thread
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -82,15 +82,16 @@ def _closing(send: Send) -> Send:
     return closing
 
 
-def configure_mlflow(settings: ServerSettings, *, database_url: str, keys: dict[str, str]) -> None:
+def configure_mlflow(settings: ServerSettings, *, database_url: URL, keys: dict[str, str]) -> None:
     """Tell MLflow, through its environment variables, what its own command line would.
 
-    They are set in this process only, and before MLflow's server is imported, which reads some of them then.
+    They are set in this process only, and before MLflow's models and server are imported, which read some of
+    them then.
     """
     direct = settings.artifact_access == "direct"
     os.environ.update(
         {
-            "_MLFLOW_SERVER_FILE_STORE": database_url,
+            "_MLFLOW_SERVER_FILE_STORE": database_url.render_as_string(),
             "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifacts_destination
             if direct
             else "mlflow-artifacts:/",

@@ -17,7 +17,6 @@ from typing import Any
 
 import pymysql
 import sqlalchemy
-from mlflow.store.db.utils import create_sqlalchemy_engine
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError
@@ -98,6 +97,9 @@ def create_migration_engine(settings: DatabaseSettings) -> Engine:
 
 def _create_engine(settings: DatabaseSettings, *, query_seconds: int | None, **pool: Any) -> Engine:
     if isinstance(settings, SQLiteSettings):
+        # not above: MLflow's models read a key from the environment when they are imported
+        from mlflow.store.db.utils import create_sqlalchemy_engine
+
         settings.file.parent.mkdir(parents=True, exist_ok=True)
         sqlite: Engine = create_sqlalchemy_engine(settings.url.render_as_string())
         return sqlite

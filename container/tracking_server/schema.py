@@ -10,7 +10,6 @@ from typing import Literal
 import mlflow
 import sqlalchemy
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table
@@ -62,7 +61,9 @@ class Schema:
 def read_schema(connection: Connection) -> Schema:
     """Look at the database; changes nothing."""
     names = set(sqlalchemy.inspect(connection).get_table_names())
-    last = None
+    revision = last = None
+    if "alembic_version" in names:
+        revision = connection.scalar(sqlalchemy.text("SELECT version_num FROM alembic_version"))
     if migrations.name in names:
         row = (
             connection.execute(migrations.select().order_by(migrations.c.id.desc()).limit(1))
@@ -75,7 +76,7 @@ def read_schema(connection: Connection) -> Schema:
         tables=frozenset(
             name for name in names if name != migrations.name and not name.startswith("alembic_")
         ),
-        revision=MigrationContext.configure(connection).get_current_revision(),
+        revision=revision,
         last=last,
     )
 

@@ -41,11 +41,14 @@ class SchemaTooNew(SchemaNotReady):
 
 def run(database: DatabaseSettings, settings: ServerSettings) -> int:
     """Serve until SIGTERM and return the exit code."""
+    try:
+        configure_mlflow(settings, database_url=database.url, keys=server_keys(settings.secret_arn))
+    except SecretError as error:
+        logger.error("%s", error)
+        return 1
     engine = create_server_engine(database, pool_size=settings.pool_size)
     try:
-        keys = server_keys(settings.secret_arn)
         _wait_for_schema(engine)
-        configure_mlflow(settings, database_url=engine.url.render_as_string(hide_password=False), keys=keys)
         # several servers may start on one fresh schema, where each would create the default experiment
         with engine.connect() as connection, locked(connection, "start"):
             app = load_mlflow(engine, settings)

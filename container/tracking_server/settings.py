@@ -105,12 +105,15 @@ class _Reader:
     def refuse(self, problem: str) -> None:
         self._invalid.append(problem)
 
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong so far."""
+        missing = [f"missing environment variables: {', '.join(self._missing)}"] if self._missing else []
+        return missing + self._invalid
+
     def finish(self) -> None:
-        problems = list(self._invalid)
-        if self._missing:
-            problems.insert(0, f"missing environment variables: {', '.join(self._missing)}")
-        if problems:
-            raise SettingsError("; ".join(problems))
+        if self.problems:
+            raise SettingsError("; ".join(self.problems))
 
 
 def read_database(environ: Mapping[str, str]) -> DatabaseSettings:
@@ -143,7 +146,7 @@ def read_server(environ: Mapping[str, str]) -> tuple[DatabaseSettings, ServerSet
         reader.refuse(
             f"MLFLOW_ARTIFACTS_DESTINATION={server.artifacts_destination!r} must be s3://bucket/prefix"
         )
-    if server.pool_size < 2 * server.threads:
+    if not reader.problems and server.pool_size < 2 * server.threads:
         # a request of MLflow's holds one connection while it opens another: a smaller pool can lock itself up
         reader.refuse(
             f"DATABASE_POOL_SIZE={server.pool_size} must be at least twice SERVER_THREADS={server.threads}"
