@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,10 +14,20 @@ from moto.core.base_backend import BackendDict
 from moto.core.config import default_user_config
 from moto.utilities.utils import get_partition
 
+from local.authorization import Authorization
+from local.balancer import Balancers
 from local.cloudformation.api import CloudFormation
 from local.cloudformation.custom_resources import Answers
 from local.cloudformation.provider import Environment
+from local.credentials import Credentials
+from local.ecs import Ecs
 from local.endpoint import Endpoint
+from local.functions import Functions
+from local.patches import Patches
+from local.rds import Databases
+from local.s3 import ObjectStore
+from local.secrets_manager import SecretStore
+from local.tasks import Machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ACCOUNT = "123456789012"
@@ -52,8 +60,11 @@ class EmbeddedAws:
         self.partition = str(get_partition(region))
         self.endpoint = ""
         self._progress = progress
+        self._server_python, self._container = server_python, container
+        self._balancer_name = balancer_name
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
+        self._stops: list[Callable[[], None]] = []
 
     def __enter__(self) -> EmbeddedAws:
         self.start()
@@ -68,29 +79,93 @@ class EmbeddedAws:
         """Listen; a failure half way stops what was started."""
         if not _running.acquire(blocking=False):
             raise RuntimeError("an embedded AWS runs in this process already")
+        self._stops = [_running.release]
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
         BackendDict.reset()
         default_user_config["iam"]["load_aws_managed_policies"] = True
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._front = Endpoint()
+        patches = Patches()
+        self._stops.append(patches.undo)
+        front = Endpoint()
+        self._stops.append(front.stop)
         # moto tells bucket paths from bucket hosts by the word localhost
-        self.endpoint = f"http://localhost:{self._front.start()}"
+        self.endpoint = f"http://localhost:{front.start()}"
+
+        credentials = Credentials(account=ACCOUNT, partition=self.partition, region=self.region)
+        credentials.endpoint = self.endpoint
+        front.routes["task-credentials"] = lambda method, token, environ, body: credentials.serve(
+            method, token
+        )
+        front.authorize = Authorization(credentials=credentials, account=ACCOUNT, partition=self.partition)
+
+        objects = ObjectStore(self.directory / "s3")
+        objects.start(patches)
+        front.written = objects.written
+        SecretStore(self.directory / "secrets").start(patches)
+        self.databases = Databases(self.directory / "database", self._progress)
+        self._stops.append(self.databases.close)
+        self.databases.start(patches)
+        balancers = Balancers(dns_name=self._balancer_name)
+        self._stops.append(balancers.close)
+        balancers.start(patches)
+        front.operations["elbv2"] = balancers.operations
+        functions = Functions(
+            directory=self.directory / "functions",
+            credentials=credentials,
+            account=ACCOUNT,
+            region=self.region,
+            endpoint=lambda: self.endpoint,
+        )
+        self._stops.append(functions.close)
+        functions.start(patches)
+        front.operations["lambda"] = functions.operations
+        machine = Machine(
+            python=self._server_python,
+            container=self._container,
+            logs=self.directory / "logs",
+            region=self.region,
+            client=credentials.client,
+            credentials=credentials.url,
+            variables=self._task_variables,
+        )
+        ecs = Ecs(machine=machine, balancers=balancers, client=self.client)
+        self._stops.append(ecs.close)
+        front.operations["ecs"] = ecs.operations
+
         answers = Answers(lambda token: f"{self.endpoint}/cloudformation-custom-resource-response/{token}")
-        self._front.routes["cloudformation-custom-resource-response"] = (
-            lambda method, token, environ, body: (200 if answers.deliver(token, body) else 404, b"")
+        front.routes["cloudformation-custom-resource-response"] = lambda method, token, environ, body: (
+            200 if answers.deliver(token, body) else 404,
+            b"",
         )
         self.cloudformation = CloudFormation(
             environment=Environment(
                 client=self.client, region=self.region, partition=self.partition, account=ACCOUNT
             ),
             answers=answers,
-            gave_up=lambda function: None,
+            gave_up=functions.gave_up,
         )
-        self._front.operations["cloudformation"] = self.cloudformation.operations
+        front.operations["cloudformation"] = self.cloudformation.operations
 
     def close(self) -> None:
-        """Stop everything that was started, in order."""
-        self._front.stop()
-        _running.release()
+        """Stop what was started, last first: services drained, functions, balancers, databases, the endpoint."""
+        while self._stops:
+            self._stops.pop()()
+
+    def _task_variables(self, declared: Mapping[str, str]) -> dict[str, str]:
+        """What this machine puts over a task's own environment."""
+        variables = {"AWS_ENDPOINT_URL": self.endpoint, "MLFLOW_S3_ENDPOINT_URL": self.endpoint}
+        server = self.databases.server(int(declared.get("DATABASE_PORT") or 0))
+        if server is not None:
+            return variables | {"DATABASE_CA_BUNDLE": str(server.ca_bundle)}
+        if self.databases.available:
+            return variables
+        return variables | {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.directory}/mlflow.db"}
 
     def environment(self) -> dict[str, str]:
         """What a child process needs to talk to this AWS as its operator."""

@@ -17,7 +17,9 @@ from local.aws import ACCOUNT, REPOSITORY, EmbeddedAws
 _CLI = REPOSITORY / "node_modules" / "aws-cdk" / "bin" / "cdk"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # what says how far a deployment is; the rest of the output is kept for the error message
-_WORTH_TELLING = re.compile(r"(✅|: deploying\.\.\.|: destroying\.\.\.|: destroyed|_FAILED|ROLLBACK_IN_PROGRESS)")
+_WORTH_TELLING = re.compile(
+    r"(✅|: deploying\.\.\.|: destroying\.\.\.|: destroyed|_FAILED|ROLLBACK_IN_PROGRESS)"
+)
 
 
 class CdkError(RuntimeError):
@@ -69,6 +71,7 @@ class Cdk:
             *self._from_assembly(),
             "--require-approval=never",
             "--concurrency=4",
+            "--progress=events",
             "--outputs-file",
             str(self._outputs),
             *arguments,
@@ -85,7 +88,7 @@ class Cdk:
         """What a deployment would change, as the CLI prints it."""
         if synth:
             self.synth()
-        return self._run("diff", "--all", *self._from_assembly())
+        return self._run("diff", *self._from_assembly())
 
     def destroy(self) -> None:
         """Destroy every stack of the assembly that was deployed last. Raises CdkError."""
@@ -102,7 +105,7 @@ class Cdk:
         """Run the CLI, pass its progress on, and return all that it printed."""
         lines: list[str] = []
         process = subprocess.Popen(
-            ["node", str(_CLI), *command, "--no-color", "--no-notices", "--ci", "--progress=events"],
+            ["node", str(_CLI), *command, "--no-color", "--no-notices", "--ci"],
             cwd=self.directory,
             env=self._variables(),
             stdin=subprocess.DEVNULL,
@@ -145,6 +148,8 @@ class Cdk:
 def _essence(lines: list[str]) -> str:
     """The CLI's own error message: from its first ❌ (or the last lines), without its call stacks."""
     start = next((number for number, line in enumerate(lines) if "❌" in line), max(len(lines) - 40, 0))
-    kept = [line for line in lines[start:] if not re.match(r"\s+at .*[:(]|\s*(type|source|cause):|\s*\}", line)]
+    kept = [
+        line for line in lines[start:] if not re.match(r"\s+at .*[:(]|\s*(type|source|cause):|\s*\}", line)
+    ]
     failed = [line for line in lines[:start] if "_FAILED" in line]
     return "\n".join(dict.fromkeys([*failed, *kept])).strip()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import socketserver
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,20 +20,24 @@ from moto.core.model import OperationModel
 from moto.core.parse import PROTOCOL_PARSERS
 from moto.core.request import Request as MotoRequest
 from moto.core.request import determine_request_protocol
-from moto.core.routing import NotFound, get_service_router
+from moto.core.routing import get_service_router
 from moto.core.serialize import get_serializer_class
 from moto.core.utils import get_service_model
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.exceptions import NotFound
 from werkzeug.serving import BaseWSGIServer, make_server
 
+_log = logging.getLogger(__name__)
 # the call that this thread answers
 CURRENT_CALL: ContextVar[ApiCall] = ContextVar("CURRENT_CALL")
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 _SCOPE = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 
 
-class ServiceError(ServiceException):  # type: ignore[misc]  # moto is untyped
-    """An error that a double answers with: AWS's code and message."""
+class ServiceError(ServiceException):
+    """An error that a double answers with: AWS's code and message, and its HTTP status if not the usual one."""
+
+    status: int | None = None
 
 
 @dataclass
@@ -85,7 +91,7 @@ def parse_call(environ: WSGIEnvironment) -> ApiCall | None:
     if scope is None:
         return None
     access_key, region, service = scope.groups()
-    if service != "s3":  # bodies of objects stay a stream
+    if service != "s3" or environ["REQUEST_METHOD"] == "POST":  # bodies of objects stay a stream
         length = int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
     request = MotoRequest(environ)
@@ -93,26 +99,37 @@ def parse_call(environ: WSGIEnvironment) -> ApiCall | None:
     service = "cloudwatch" if service == "monitoring" else service
     try:
         operation, path_parameters = get_service_router(service).match(request)
-    except (NotFound, NotImplementedError, KeyError):
-        return None
+    except NotFound:
+        # some SDKs write the target's prefix in another way than botocore's models
+        name = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
+        model = get_service_model(service)
+        if name not in model.operation_names:
+            return None
+        operation, path_parameters = model.operation_model(name), {}
     finally:
-        if service != "s3":
-            environ["wsgi.input"].seek(0)
+        rewind(environ)
     return ApiCall(service, region, access_key, request, operation, path_parameters)
+
+
+def rewind(environ: WSGIEnvironment) -> None:
+    """Have a body that was read for a look read again."""
+    if isinstance(environ["wsgi.input"], io.BytesIO):
+        environ["wsgi.input"].seek(0)
 
 
 class Endpoint:
     """A WSGI application in front of moto.
 
-    `operations` answer in moto's place, by service and operation; `authorize` raises ServiceError for calls that
-    IAM refuses; `routes` serve plain HTTP under a first path segment: (method, rest of path, headers, body) to
-    (status, content type, body).
+    `operations` answer in moto's place, by service and operation; `authorize` raises ServiceError for calls
+    that IAM refuses; `written` hears of the S3 calls that moto has done. `routes` serve plain HTTP under a
+    first path segment: (method, rest of the path, headers, body) to (status, JSON).
     """
 
     def __init__(self) -> None:
         self.operations: dict[str, Mapping[str, Operation]] = {}
         self.routes: dict[str, Callable[[str, str, WSGIEnvironment, bytes], tuple[int, bytes]]] = {}
         self.authorize: Callable[[ApiCall], None] = lambda call: None
+        self.written: Callable[[ApiCall], None] = lambda call: None
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server: BaseWSGIServer | None = None
 
@@ -150,7 +167,16 @@ class Endpoint:
         except ServiceException as error:
             operation, result = _refuse, error
         if operation is None:
-            return self._moto(environ, start_response)  # type: ignore[no-any-return]
+            rewind(environ)
+            try:
+                done: Iterable[bytes] = self._moto(environ, start_response)
+            except NotImplementedError as error:
+                unknown = ServiceError("NotImplemented", str(error))
+                unknown.status = 501  # which no SDK tries again
+                return _serialize(call, unknown, start_response)
+            if call.service == "s3":
+                self.written(call)
+            return done
         return _serialize(call, result, start_response)
 
 
@@ -161,10 +187,13 @@ def _refuse(request: dict[str, Any]) -> dict[str, Any]:
 def _serialize(call: ApiCall, result: object, start_response: StartResponse) -> list[bytes]:
     model = get_service_model(call.service)
     serializer = get_serializer_class(model.service_name, call.protocol)(operation_model=call.operation)
-    answer = serializer.serialize(result)
-    body = answer["body"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not every service's model lists AccessDenied
+        answer = serializer.serialize(result)
+    body = answer["body"] or ""
     content = body.encode() if isinstance(body, str) else bytes(body)
-    return _respond(start_response, int(answer["status_code"]), dict(answer["headers"]), content)
+    status = getattr(result, "status", None) or int(answer["status_code"])
+    return _respond(start_response, status, dict(answer["headers"]), content)
 
 
 def _respond(
@@ -175,8 +204,10 @@ def _respond(
     return [body]
 
 
-class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto is untyped
+class _Handler(MotoRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """No line per request on the terminal."""
+        """No line per request, but what went wrong inside."""
+        if type == "error":
+            _log.error(message, *args)

@@ -22,8 +22,7 @@ Request = dict[str, Any]
 Answer = dict[str, Any]
 CLI_PATIENCE_SECONDS = 20
 NOTHING_CHANGED = (
-    "The submitted information didn't contain changes. "
-    "Submit different information to create a change set."
+    "The submitted information didn't contain changes. Submit different information to create a change set."
 )
 
 
@@ -226,11 +225,11 @@ class CloudFormation:
         """Start the deployment that a change set describes."""
         change_set = self._change_set(request)
         if change_set is None:
-            raise ServiceError(
-                "ChangeSetNotFound", f"ChangeSet [{request['ChangeSetName']}] does not exist"
-            )
+            raise ServiceError("ChangeSetNotFound", f"ChangeSet [{request['ChangeSetName']}] does not exist")
         if change_set["ExecutionStatus"] != "AVAILABLE":
-            raise ServiceError("InvalidChangeSetStatus", f"ChangeSet [{change_set['ChangeSetId']}] cannot be run")
+            raise ServiceError(
+                "InvalidChangeSetStatus", f"ChangeSet [{change_set['ChangeSetId']}] cannot be run"
+            )
         stack = self._stacks[change_set["StackId"]]
         change_set["ExecutionStatus"] = "EXECUTE_COMPLETE"
         stack.change_set_id = change_set["ChangeSetId"]
@@ -359,9 +358,7 @@ class CloudFormation:
         unknown = sorted(set(given) - set(declared))
         if unknown:
             raise invalid(f"Parameters: {unknown} do not exist in the template")
-        values = {
-            name: given.get(name, definition.get("Default")) for name, definition in declared.items()
-        }
+        values = {name: given.get(name, definition.get("Default")) for name, definition in declared.items()}
         missing = [name for name, value in values.items() if value is None]
         if missing:
             raise invalid(f"Parameters: {missing} must have values")
@@ -410,7 +407,9 @@ class CloudFormation:
             reference(name)
             resource = stack.resources[name]
             if resource.attributes.get(key) is None:
-                raise TemplateError(f"Template error: resource {name} ({resource.type}) has no attribute {key}")
+                raise TemplateError(
+                    f"Template error: resource {name} ({resource.type}) has no attribute {key}"
+                )
             return resource.attributes[key]
 
         return Resolver(
@@ -456,7 +455,9 @@ class CloudFormation:
                 answer = self._environment.client("secretsmanager").get_secret_value(SecretId=secret)
                 field = rest.split(":")[1] if rest.count(":") else ""
                 return str(json.loads(answer["SecretString"])[field] if field else answer["SecretString"])
-            answer = self._environment.client("ssm").get_parameter(Name=key.split(":")[0], WithDecryption=True)
+            answer = self._environment.client("ssm").get_parameter(
+                Name=key.split(":")[0], WithDecryption=True
+            )
             return str(answer["Parameter"]["Value"])
         except Exception as error:
             raise TemplateError(f"Could not resolve {{{{resolve:{service}:{key}}}}}: {error}") from error

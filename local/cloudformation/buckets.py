@@ -72,7 +72,10 @@ def _lifecycle_rule(rule: Mapping[str, Any]) -> Properties:
 
 
 def _logging(value: Any) -> Any:
-    target = {"TargetBucket": value.get("DestinationBucketName"), "TargetPrefix": value.get("LogFilePrefix", "")}
+    target = {
+        "TargetBucket": value.get("DestinationBucketName"),
+        "TargetPrefix": value.get("LogFilePrefix", ""),
+    }
     return {"LoggingEnabled": target}
 
 
@@ -133,9 +136,7 @@ class Bucket:
             },
         )
 
-    def update(
-        self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]
-    ) -> Created | None:
+    def update(self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]) -> Created | None:
         """Put the settings that changed; another name is another bucket."""
         if request.properties.get("BucketName", physical_id) != physical_id:
             return None

@@ -74,9 +74,7 @@ class CustomResource:
         """Send a Create event."""
         return self._send("Create", request, None, None)
 
-    def update(
-        self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]
-    ) -> Created | None:
+    def update(self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]) -> Created | None:
         """Send an Update event; another service token needs another resource."""
         if request.properties.get("ServiceToken") != old.get("ServiceToken"):
             return None
@@ -102,7 +100,9 @@ class CustomResource:
             raise ResourceFailure(
                 f"Received response status [FAILED] from custom resource. Message returned: {reason}"
             )
-        return Created(answer.get("PhysicalResourceId") or physical_id or request.name(), answer.get("Data") or {})
+        return Created(
+            answer.get("PhysicalResourceId") or physical_id or request.name(), answer.get("Data") or {}
+        )
 
     def _invoke(
         self,

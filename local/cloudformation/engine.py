@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import uuid
@@ -120,10 +121,9 @@ class Deployment:
         if not self.creating:
             self._status("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS")
         for resource, _ in reversed(self._obsolete):
-            try:
+            # as on AWS: the update stands, and the event tells what could not be cleaned up
+            with contextlib.suppress(ResourceFailure):
                 self._delete(resource)
-            except ResourceFailure:
-                pass  # as on AWS: the update stands and the event tells what could not be cleaned up
         self._status(f"{action}_COMPLETE")
 
     def _apply(self, revision: Revision, action: str) -> None:
@@ -266,9 +266,7 @@ def delete_resource(
         environment=operation.environment,
     )
     try:
-        operation.provider(resource.type).delete(
-            request, resource.physical_id, snapshot=policy == "Snapshot"
-        )
+        operation.provider(resource.type).delete(request, resource.physical_id, snapshot=policy == "Snapshot")
     except ResourceFailure as failure:
         add_event(stack, *identity, "DELETE_FAILED", str(failure))
         raise

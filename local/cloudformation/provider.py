@@ -59,9 +59,7 @@ class Provider(Protocol):
     def create(self, request: ResourceRequest) -> Created:
         """Make the resource."""
 
-    def update(
-        self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]
-    ) -> Created | None:
+    def update(self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]) -> Created | None:
         """Change it in place from the `old` properties; None when it has to be replaced."""
 
     def delete(self, request: ResourceRequest, physical_id: str, *, snapshot: bool) -> None:
@@ -166,9 +164,7 @@ class ApiProvider:
         attributes = {name: jmespath.search(path, found) for name, path in self.attributes.items()}
         return self._finish(client, request, Created(physical_id, attributes), {})
 
-    def update(
-        self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]
-    ) -> Created | None:
+    def update(self, request: ResourceRequest, physical_id: str, old: Mapping[str, Any]) -> Created | None:
         """Call the service's update operation, unless a changed property wants a replacement."""
         new = request.properties
         changed = {key for key in {*new, *old} if new.get(key) != old.get(key)}

@@ -73,9 +73,7 @@ def _role_policies(client: Any, role: str, new: Properties, old: Old) -> None:
         document = json.dumps(policy["PolicyDocument"])
         client.put_role_policy(RoleName=role, PolicyName=policy["PolicyName"], PolicyDocument=document)
     if old and "PermissionsBoundary" in new:
-        client.put_role_permissions_boundary(
-            RoleName=role, PermissionsBoundary=new["PermissionsBoundary"]
-        )
+        client.put_role_permissions_boundary(RoleName=role, PermissionsBoundary=new["PermissionsBoundary"])
     elif "PermissionsBoundary" in old:
         client.delete_role_permissions_boundary(RoleName=role)
 
@@ -131,9 +129,7 @@ def _topic_attributes(client: Any, topic: str, new: Properties, old: Old) -> Non
         client.subscribe(TopicArn=topic, **subscription)
     for name in ("DisplayName", "KmsMasterKeyId"):
         if new.get(name) != old.get(name):
-            client.set_topic_attributes(
-                TopicArn=topic, AttributeName=name, AttributeValue=new.get(name, "")
-            )
+            client.set_topic_attributes(TopicArn=topic, AttributeName=name, AttributeValue=new.get(name, ""))
 
 
 def _topic_policy(properties: Properties, request: ResourceRequest) -> Properties:
@@ -160,7 +156,9 @@ def _scaling_policy_key(name: str, properties: Properties) -> Properties:
 
 
 def _rule_targets(client: Any, rule: str, new: Properties, old: Old) -> None:
-    removed = {item["Id"] for item in old.get("Targets", [])} - {item["Id"] for item in new.get("Targets", [])}
+    removed = {item["Id"] for item in old.get("Targets", [])} - {
+        item["Id"] for item in new.get("Targets", [])
+    }
     if removed:
         client.remove_targets(Rule=rule, Ids=sorted(removed))
     if new.get("Targets"):

@@ -155,13 +155,8 @@ class DatabaseInstance:
 
     def delete(self, request: ResourceRequest, physical_id: str, *, snapshot: bool) -> None:
         """Delete the instance, leaving a final snapshot if asked."""
-        final = (
-            {"FinalDBSnapshotIdentifier": f"{request.stack_name}-snapshot-{request.logical_id}".lower()}
-            if snapshot
-            else {"SkipFinalSnapshot": True}
-        )
-        if snapshot:
-            final["FinalDBSnapshotIdentifier"] += f"-{request.suffix}"
+        name = f"{request.stack_name}-snapshot-{request.logical_id}-{request.suffix}".lower()
+        final = {"FinalDBSnapshotIdentifier": name} if snapshot else {"SkipFinalSnapshot": True}
         client = request.environment.client("rds")
         try:
             client.delete_db_instance(DBInstanceIdentifier=physical_id, **final)
@@ -189,7 +184,9 @@ def _secret(properties: Properties, request: ResourceRequest) -> Properties:
         for name, value in wanted.items()
         if name not in ("GenerateStringKey", "SecretStringTemplate")
     }
-    generator = ApiProvider(service="secretsmanager", create_call="get_random_password", id="out.RandomPassword")
+    generator = ApiProvider(
+        service="secretsmanager", create_call="get_random_password", id="out.RandomPassword"
+    )
     password = generator.create(ResourceRequest(**{**vars(request), "properties": rules})).physical_id
     properties["SecretString"] = json.dumps({**json.loads(template), key: password}) if key else password
     return properties
@@ -218,9 +215,7 @@ class TargetAttachment:
             engine=instance["Engine"],
             dbInstanceIdentifier=instance["DBInstanceIdentifier"],
         )
-        call(
-            secrets, "put_secret_value", SecretId=properties["SecretId"], SecretString=json.dumps(value)
-        )
+        call(secrets, "put_secret_value", SecretId=properties["SecretId"], SecretString=json.dumps(value))
         return Created(properties["SecretId"])
 
     def update(self, request: ResourceRequest, physical_id: str, old: Old) -> Created | None:
