@@ -36,7 +36,10 @@ def build(arguments: list[str]) -> int:
     dockerfile = Path(rest[-1]) / options.file
     if dockerfile.is_file():
         return 0
-    print(f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: {dockerfile}", file=sys.stderr)
+    print(
+        f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: {dockerfile}",
+        file=sys.stderr,
+    )
     return 1
 
 
