@@ -144,9 +144,8 @@ def _describe(detail: ErrorDetails, chain: list[EnvironmentFile]) -> str:
     context = detail.get("ctx", {})
     if context.get("key"):
         keys += tuple(context["key"].split("."))
-    file = next(
-        (file for file in chain if file.holds(keys) or (keys[-1:] and file.holds(keys[:-1]))), chain[0]
-    )
+    written = (file for length in range(len(keys), 0, -1) for file in chain if file.holds(keys[:length]))
+    file = next(written, chain[0])
     problem, allowed = _word(detail, keys)
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
     return f"{_shown(file.path)}: {path}: {problem}; allowed: {allowed}"

@@ -60,10 +60,9 @@ def _ids(rule: str) -> Iterator[str]:
 
 
 def _resources(construct: IConstruct, type: str | None) -> Iterator[cdk.CfnResource]:
-    for child in construct.node.find_all():
+    candidates = construct.node.find_all() if type else [construct, construct.node.default_child]
+    for child in candidates:
         if isinstance(child, cdk.CfnResource) and child.cfn_resource_type == (
             type or child.cfn_resource_type
         ):
             yield child
-            if type is None:
-                return

@@ -257,7 +257,7 @@ class StorageStack(cdk.Stack):
             accept(
                 policy,
                 f"AwsSolutions-IAM5[Resource::{self._shown_bucket()}/{prefix}/*]",
-                reason="All artifacts",
+                reason="All artifacts are under this prefix",
             )
 
     def _shown_bucket(self) -> str:

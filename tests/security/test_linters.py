@@ -1,0 +1,154 @@
+"""cfn-lint, checkov and CDK's own validation on every environment, with the same rule: fixed, or accepted and needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synth import ROOT, synthesise
+
+from stacks.environment_files import names
+
+CHECKOV = ROOT / ".venv-checkov" / "bin" / "checkov"
+
+#: In a process of its own: CDK reads whether to validate when its own process starts.
+SYNTHESISE_ALL = """
+import json, sys
+import aws_cdk as cdk
+from aws_cdk import aws_ecs as ecs
+from stacks.composition import compose
+from stacks.environment_files import load, names
+
+def is_task(construct):
+    return isinstance(construct, ecs.CfnTaskDefinition)
+
+context = json.load(open("cdk.json"))["context"]
+for name in names():
+    app = cdk.App(context=context, outdir=f"{sys.argv[1]}/{name.replace('/', '-')}")
+    compose(app, load(name))
+    app.synth()
+    print(name)
+"""
+
+#: Template, resource and rule.
+Finding = tuple[str, str, str]
+
+
+def run(command: list[str | Path], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs in the repository, without credentials of AWS."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    environment = clean | {"HOME": clean.get("HOME", ""), "AWS_EC2_METADATA_DISABLED": "true"} | variables
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def bare_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The templates of all environments without the metadata that makes linters look away."""
+    directory = tmp_path_factory.mktemp("templates")
+    for key, template in templates().items():
+        for resource in template["Resources"].values():
+            for tool in ("cfn-lint", "checkov"):
+                resource.get("Metadata", {}).pop(tool, None)
+        (directory / f"{key}.template.json").write_text(json.dumps(template, indent=1), encoding="utf-8")
+    return directory
+
+
+def templates() -> dict[str, dict[str, Any]]:
+    """Copies of all templates, by environment and stack."""
+    return {
+        f"{name.replace('/', '-')}-{stack}": json.loads(json.dumps(template))
+        for name in names()
+        for stack, template in synthesise(name).templates.items()
+    }
+
+
+def accepted_by_cfn_lint(metadata: dict[str, Any]) -> Iterator[str]:
+    yield from metadata.get("cfn-lint", {}).get("config", {}).get("ignore_checks", [])
+
+
+def accepted_by_checkov(metadata: dict[str, Any]) -> Iterator[str]:
+    for skipped in metadata.get("checkov", {}).get("skip", []):
+        assert len(skipped["comment"]) > 15
+        yield skipped["id"]
+
+
+def test_cfn_lint_finds_what_is_accepted_and_nothing_else(bare_templates: Path) -> None:
+    files = sorted(str(file) for file in bare_templates.glob("*.json"))
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), "--format", "json", *files],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found: set[Finding] = set()
+    for finding in json.loads(ended.stdout):
+        section, resource = finding["Location"]["Path"][:2]
+        assert section == "Resources"
+        found.add(
+            (Path(finding["Filename"]).name.removesuffix(".template.json"), resource, finding["Rule"]["Id"])
+        )
+    assert found == {
+        (key, resource, rule)
+        for key, template in templates().items()
+        for resource, content in template["Resources"].items()
+        for rule in accepted_by_cfn_lint(content.get("Metadata", {}))
+    }
+
+
+@pytest.mark.skipif(not CHECKOV.exists(), reason="needs .venv-checkov, which `make setup` makes")
+def test_checkov_finds_what_is_accepted_and_nothing_else(bare_templates: Path) -> None:
+    command = [CHECKOV, "--directory", bare_templates, "--framework", "cloudformation", "--output", "json"]
+    ended = subprocess.run(
+        [*command, "--quiet", "--compact", "--skip-download"], capture_output=True, text=True, check=False
+    )
+    report = json.loads(ended.stdout)
+    assert report["summary"]["parsing_errors"] == 0
+    assert report["summary"]["passed"] > 1000
+    assert {
+        (
+            Path(check["file_path"]).name.removesuffix(".template.json"),
+            check["resource"].rpartition(".")[2],
+            check["check_id"],
+        )
+        for check in report["results"]["failed_checks"]
+    } == {
+        (key, resource, rule)
+        for key, template in templates().items()
+        for resource, content in template["Resources"].items()
+        for rule in accepted_by_checkov(content.get("Metadata", {}))
+    }
+
+
+def test_cdk_validates_every_environment_with_its_rules_as_errors(tmp_path: Path) -> None:
+    ended = run(
+        [sys.executable, "-c", SYNTHESISE_ALL, tmp_path],
+        CDK_VALIDATION="true",
+        PYTHONPATH=str(ROOT),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == names()
+    assert "issues in your templates" not in ended.stderr
+
+
+def test_the_validation_would_find_something(tmp_path: Path) -> None:
+    broken = SYNTHESISE_ALL.replace(
+        "app.synth()",
+        "[c.add_property_override('Cpu', '1') for c in app.node.find_all() if is_task(c)]; app.synth()",
+    )
+    ended = run([sys.executable, "-c", broken, tmp_path], CDK_VALIDATION="true", PYTHONPATH=str(ROOT))
+    assert ended.returncode != 0
+    assert "Cpu" in ended.stderr + ended.stdout
+
+
+def test_the_cdk_cli_synthesises_without_credentials(tmp_path: Path) -> None:
+    ended = run(
+        ["npx", "cdk", "synth", "-c", "env=prod", "--quiet", "--output", tmp_path], CDK_VALIDATION="false"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(tmp_path.glob("mlflow-prod-*.template.json"))) == 5
