@@ -43,7 +43,7 @@ def compose(scope: Construct, environment: Environment) -> None:
         scope, named("tracking-server"), env=env, environment=environment, network=network, storage=storage
     )
     access = AccessStack(scope, named("access"), env=env, name=environment.name, roles=environment.roles)
-    ObservabilityStack(
+    observability = ObservabilityStack(
         scope,
         named("observability"),
         env=env,
@@ -95,8 +95,9 @@ def compose(scope: Construct, environment: Environment) -> None:
         },
     )
 
-    for key, value in environment.tags.items():
-        cdk.Tags.of(scope).add(key, value)
+    for stack in (network, storage, tracking_server, access, observability):
+        for key, value in environment.tags.items():
+            stack.add_stack_tag(key, value)  # CloudFormation hands them on to every resource
     if environment.permissions_boundary_arn:
         boundary = iam.ManagedPolicy.from_managed_policy_arn(
             scope, "Boundary", environment.permissions_boundary_arn
