@@ -136,6 +136,7 @@ class EmbeddedAws:
         )
         ecs = Ecs(machine=machine, balancers=balancers, client=self.client)
         self._stops.append(ecs.close)
+        ecs.start(patches)
         front.operations["ecs"] = ecs.operations
 
         answers = Answers(lambda token: f"{self.endpoint}/cloudformation-custom-resource-response/{token}")
@@ -162,7 +163,8 @@ class EmbeddedAws:
         variables = {"AWS_ENDPOINT_URL": self.endpoint, "MLFLOW_S3_ENDPOINT_URL": self.endpoint}
         server = self.databases.server(int(declared.get("DATABASE_PORT") or 0))
         if server is not None:
-            return variables | {"DATABASE_CA_BUNDLE": str(server.ca_bundle)}
+            # many a machine has a server on MySQL's own port already, so this one has another
+            return variables | {"DATABASE_CA_BUNDLE": str(server.ca_bundle), "DATABASE_PORT": str(server.port)}
         if self.databases.available:
             return variables
         return variables | {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.directory}/mlflow.db"}

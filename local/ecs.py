@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from moto.ecs.models import EC2ContainerServiceBackend
+
 from local.balancer import Balancers
 from local.endpoint import ServiceError
+from local.patches import Patches
 from local.services import Service
 from local.tasks import Machine, Task, new_task_arn
 
@@ -37,6 +40,15 @@ class Ecs:
             "DescribeServices": self.describe_services,
             "ListServices": self.list_services,
         }
+
+    def start(self, patches: Patches) -> None:
+        """Let the doubles of other services see the services that run here."""
+
+        def describe_services(backend: Any, cluster: str, names: list[str]) -> tuple[list[Any], list[Any]]:
+            answer = self.describe_services({"cluster": cluster, "services": names})
+            return answer["services"], answer["failures"]
+
+        patches.replace(EC2ContainerServiceBackend, "describe_services", describe_services)
 
     def close(self) -> None:
         """Drain the services, then stop every task, and return when all processes have ended."""

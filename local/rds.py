@@ -37,6 +37,7 @@ class Databases:
         self._progress = progress
         self._binary = find_server()
         self._servers: dict[str, DatabaseServer] = {}
+        self._declared_ports: dict[str, int] = {}
         self._lock = threading.Lock()
         self._told = False
 
@@ -60,8 +61,11 @@ class Databases:
         self._servers.clear()
 
     def server(self, port: int) -> DatabaseServer | None:
-        """The server that listens on a port."""
-        return next((server for server in self._servers.values() if server.port == port), None)
+        """The server of the instance with a port: its endpoint's, or the one that its template declares."""
+        for name, server in self._servers.items():
+            if port in (server.port, self._declared_ports[name]):
+                return server
+        return None
 
     def _created(self, original: Any, backend: RDSBackend, db_kwargs: Mapping[str, Any]) -> Any:
         if db_kwargs.get("engine") not in _ENGINES:
@@ -91,7 +95,7 @@ class Databases:
         )
         server.start()
         with self._lock:
-            self._servers[name] = server
+            self._servers[name], self._declared_ports[name] = server, int(instance.port or 0)
         username, password = _account(backend, instance)
         server.set_account(username, password, instance.db_name)
         instance.port = server.port
