@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import aws_cdk as cdk
+from aws_cdk import aws_applicationautoscaling as applicationautoscaling
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elbv2
@@ -276,6 +277,10 @@ class TrackingServerStack(cdk.Stack):
         scaling = self.service.auto_scale_task_count(
             min_capacity=sizing.min_tasks, max_capacity=sizing.max_tasks
         )
+        for target in scaling.node.find_all():
+            if isinstance(target, applicationautoscaling.CfnScalableTarget):
+                # The service-linked role is found by itself, and its ARN differs in more than the partition.
+                target.add_property_deletion_override("RoleARN")
         scaling.scale_on_request_count(
             "Requests",
             target_group=self.target_group,
