@@ -7,7 +7,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -24,12 +23,9 @@ def print_json(document: Any) -> None:
 
 def print_rows(rows: dict[str, str]) -> None:
     """Names and values in two columns; values are never cut or wrapped, so that they can be copied."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="ignore", no_wrap=True)
+    width = max(map(len, rows))
     for name, value in rows.items():
-        table.add_row(name, value)
-    out.print(table, soft_wrap=True)
+        out.print(f"[bold]{name:<{width}}[/]  {_plain(value)}", soft_wrap=True)
 
 
 def fail(problem: str, *, todo: str | None = None, code: int = 1) -> NoReturn:
