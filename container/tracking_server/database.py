@@ -150,24 +150,34 @@ def wait_for_database(engine: Engine) -> None:
             with engine.connect():
                 return
         except OperationalError as error:
-            reason = _reason(error)
             if not _may_heal(error):
-                raise DatabaseError(
-                    f"the database at {_place(engine)} refuses the connection: {reason}"
-                ) from error
-        logger.warning(
-            "waiting for the database at %s, next try in %.0f s: %s", _place(engine), delay, reason
-        )
+                raise DatabaseError(_refusal(engine, error)) from error
+            logger.warning(
+                "waiting for the database at %s, next try in %.0f s: %s",
+                _place(engine),
+                delay,
+                _reason(error),
+            )
         time.sleep(delay)
         delay = min(delay * 1.5, 10.0)
 
 
 def _may_heal(error: OperationalError) -> bool:
-    original = error.orig
-    if not isinstance(original, pymysql.err.OperationalError):
-        return False
-    cause = getattr(original, "original_exception", None)
-    return original.args[0] in NOT_THERE_YET and not isinstance(cause, ssl.SSLCertVerificationError)
+    number = error.orig.args[0] if isinstance(error.orig, pymysql.err.OperationalError) else None
+    return number in NOT_THERE_YET and not _is_unverified(error)
+
+
+def _is_unverified(error: OperationalError) -> bool:
+    return isinstance(getattr(error.orig, "original_exception", None), ssl.SSLCertVerificationError)
+
+
+def _refusal(engine: Engine, error: OperationalError) -> str:
+    if _is_unverified(error):
+        return (
+            f"the certificate of the database at {_place(engine)} does not verify with DATABASE_CA_BUNDLE: "
+            f"{_reason(error)}. If the bundle lacks the region, run container/refresh_trust_bundle.py and deploy again"
+        )
+    return f"the database at {_place(engine)} refuses the connection: {_reason(error)}"
 
 
 def _reason(error: OperationalError) -> str:

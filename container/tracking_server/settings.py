@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 ArtifactAccess = Literal["server", "direct"]
 
@@ -166,13 +167,13 @@ def _artifact_access(reader: _Reader) -> ArtifactAccess:
 
 def _database(reader: _Reader, environ: Mapping[str, str]) -> DatabaseSettings:
     if uri := environ.get("MLFLOW_BACKEND_STORE_URI"):
-        url = make_url(uri)
-        if url.get_backend_name() != "sqlite" or url.password or not url.database:
+        url = _sqlite_url(uri)
+        if url is None:
             # the value is not repeated: it may hold a password
             reader.refuse(
                 "MLFLOW_BACKEND_STORE_URI may only name an SQLite file (sqlite:////path); use DATABASE_*"
             )
-        return SQLiteSettings(url=url)
+        return SQLiteSettings(url=url or URL.create("sqlite"))
     return MySQLSettings(
         host=reader.text("DATABASE_HOST"),
         port=reader.number("DATABASE_PORT", minimum=1, maximum=65535),
@@ -180,3 +181,12 @@ def _database(reader: _Reader, environ: Mapping[str, str]) -> DatabaseSettings:
         secret_arn=reader.text("DATABASE_SECRET_ARN"),
         ca_bundle=reader.existing_file("DATABASE_CA_BUNDLE"),
     )
+
+
+def _sqlite_url(uri: str) -> URL | None:
+    """The URL of an SQLite file, None for anything else."""
+    try:
+        url = make_url(uri)
+    except ArgumentError:
+        return None
+    return url if url.get_backend_name() == "sqlite" and url.database and not url.host else None

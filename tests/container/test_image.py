@@ -1,0 +1,169 @@
+"""The image: built as it is for AWS, looked into, and run as Fargate runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import requests
+from mlflow import MlflowClient
+from server_process import REPOSITORY, Backend
+
+from local.database import free_port
+
+TAG = "mlflow-aws-kit-tracking-server:test"
+MEBIBYTE = 1024 * 1024
+
+# What a hardened Fargate task gives: half a GB, a read-only root file system, no privileges.
+HARDENED = [
+    *("--read-only", "--tmpfs", "/tmp", "--network", "host"),
+    *("--memory", "512m", "--memory-swap", "512m"),
+    *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+]
+
+
+def engine() -> str | None:
+    """A container engine that works on this machine."""
+    for name in ("docker", "podman"):
+        if shutil.which(name) and subprocess.run([name, "info"], capture_output=True).returncode == 0:
+            return name
+    return None
+
+
+ENGINE = engine()
+pytestmark = pytest.mark.skipif(
+    ENGINE is None, reason="no container engine: neither `docker info` nor `podman info` works here"
+)
+
+
+def run(*arguments: str, check: bool = True) -> str:
+    """Run the engine and return what it prints."""
+    assert ENGINE is not None
+    done = subprocess.run([ENGINE, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0 or not check, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def shell(script: str) -> str:
+    """Run a shell script in the image as its own user."""
+    return run("run", "--rm", *HARDENED, "--entrypoint", "sh", TAG, "-c", script)
+
+
+@pytest.fixture(scope="module")
+def image() -> dict[str, Any]:
+    run("build", "-t", TAG, str(REPOSITORY / "container"))
+    (details,) = json.loads(run("image", "inspect", TAG))
+    print(f"\nimage size: {details['Size'] / 1e6:.0f} MB")
+    return dict(details)
+
+
+def test_runs_as_a_numeric_user_that_is_not_root(image: dict[str, Any]) -> None:
+    assert image["Config"]["User"] == "10001:10001"
+    assert shell("id -u").strip() == "10001"
+
+
+def test_configuration(image: dict[str, Any]) -> None:
+    assert image["Config"]["Entrypoint"] == ["python", "-m", "tracking_server"]
+    assert image["Config"]["Cmd"] == ["serve"]
+    assert "Healthcheck" not in image["Config"], "ECS brings its own"
+    assert not any("PASSWORD" in entry or "SECRET" in entry for entry in image["Config"]["Env"])
+
+
+def test_holds_no_compiler_and_no_cache(image: dict[str, Any]) -> None:
+    assert shell("command -v gcc cc g++ clang ld make rustc || echo none").strip() == "none"
+    caches = "find / -xdev -type d \\( -path '*/.cache/pip' -o -path '*/pip/http*' \\) 2>/dev/null | wc -l"
+    assert int(shell(caches)) == 0
+    assert "No module named pip" in shell("/opt/venv/bin/python -m pip 2>&1 || true")
+
+
+def test_size(image: dict[str, Any]) -> None:
+    assert image["Size"] < 600e6
+
+
+def test_missing_settings_are_named(image: dict[str, Any]) -> None:
+    answer = run("run", "--rm", *HARDENED, TAG, check=False)
+    assert "missing environment variables: DATABASE_HOST" in answer
+    assert "MLFLOW_HOST" not in answer
+    assert "DATABASE_CA_BUNDLE" not in answer, "the image brings these"
+
+
+def test_trust_bundle_is_readable(image: dict[str, Any]) -> None:
+    context = "ssl.create_default_context(cafile=os.environ['DATABASE_CA_BUNDLE'])"
+    script = f"import os, ssl; print(len({context}.get_ca_certs()))"
+    assert int(shell(f'python -c "{script}"')) > 50
+
+
+@pytest.fixture
+def container(image: dict[str, Any], new_backend_once: Callable[..., Backend]) -> Iterator[tuple[str, str]]:
+    """The image migrating and then serving, with a real database: its name and its tracking URI."""
+    backend = new_backend_once()
+    port = free_port()
+    keep = ("AWS_", "DATABASE_", "SERVER_", "MLFLOW_", "ARTIFACT_")
+    environment = backend.environment(
+        MLFLOW_PORT=str(port), DATABASE_CA_BUNDLE="/tmp/ca.pem", SERVER_THREADS="4", DATABASE_POOL_SIZE="8"
+    )
+    options = [f"--env={name}={value}" for name, value in environment.items() if name.startswith(keep)]
+    options += ["-v", f"{backend.database_server.ca_bundle}:/tmp/ca.pem:ro"]
+    migration = run("run", "--rm", *HARDENED, *options, TAG, "migrate")
+    assert "migrated on an empty database" in migration
+    name = f"kit-image-test-{port}"
+    begun = time.monotonic()
+    run("run", "-d", "--name", name, *HARDENED, *options, TAG)
+    try:
+        url = f"http://localhost:{port}"
+        while not healthy(url):
+            assert time.monotonic() - begun < 60, run("logs", name)
+            time.sleep(0.1)
+        print(f"\nhealthy after {time.monotonic() - begun:.1f} s")
+        yield name, url
+    finally:
+        run("rm", "-f", name)
+
+
+def healthy(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def memory(name: str) -> float:
+    """Memory of a container in MiB, page cache left out, as the engine counts it."""
+    usage = run("stats", "--no-stream", "--format", "{{.MemUsage}}", name).split("/")[0].strip()
+    factor = {"MiB": 1, "GiB": 1024, "MB": 1e6 / MEBIBYTE, "GB": 1e9 / MEBIBYTE}
+    unit = next(unit for unit in factor if usage.endswith(unit))
+    return float(usage.removesuffix(unit)) * factor[unit]
+
+
+def test_serves_in_half_a_gigabyte(container: tuple[str, str], tmp_path: Path) -> None:
+    name, url = container
+    print(f"idle memory: {memory(name):.0f} MiB")
+    mlflow.set_tracking_uri(url)
+    client = MlflowClient(url)
+    run_ = client.create_run("0")
+    client.log_metric(run_.info.run_id, "loss", 0.5)
+    large = tmp_path / "large.bin"
+    with large.open("wb") as output:
+        for _ in range(200):
+            output.write(os.urandom(MEBIBYTE))
+    client.log_artifact(run_.info.run_id, str(large))
+    copy = Path(client.download_artifacts(run_.info.run_id, large.name, str(tmp_path / "..")))
+    assert copy.read_bytes() == large.read_bytes()
+    print(f"memory after 200 MB up and down: {memory(name):.0f} MiB")
+    assert "<!doctype html>" in requests.get(url, timeout=30).text
+
+    begun = time.monotonic()
+    run("stop", "--time", "60", name)
+    assert time.monotonic() - begun < 30
+    (state,) = json.loads(run("inspect", name))
+    assert (state["State"]["ExitCode"], state["State"]["OOMKilled"]) == (0, False)
+    for line in run("logs", name).splitlines():
+        json.loads(line)
