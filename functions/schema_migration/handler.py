@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -86,38 +87,43 @@ def answer(event: Event, context: Any) -> dict[str, str] | None:
 
 def rolling_back(stack_id: str) -> bool:
     """Whether CloudFormation is undoing a failed deployment: a schema is never taken back."""
-    stacks = boto3.client("cloudformation").describe_stacks(StackName=stack_id)["Stacks"]
+    stacks = patiently(boto3.client("cloudformation").describe_stacks, StackName=stack_id)["Stacks"]
     return "ROLLBACK" in stacks[0]["StackStatus"]
 
 
 def start(properties: dict[str, Any], *, token: str) -> str:
     """Starts the task and returns its ARN; the same `token` finds the same task again."""
-    patience = time.time() + NEW_POLICY_SECONDS
+    result = patiently(
+        boto3.client("ecs").run_task,
+        cluster=properties["Cluster"],
+        taskDefinition=properties["TaskDefinition"],
+        launchType="FARGATE",
+        clientToken=token,
+        startedBy="schema-migration",
+        networkConfiguration={
+            "awsvpcConfiguration": {
+                "subnets": properties["Subnets"],
+                "securityGroups": properties["SecurityGroups"],
+                "assignPublicIp": "DISABLED",
+            }
+        },
+    )
+    if result["failures"]:
+        reasons = ", ".join(failure.get("reason", "unknown") for failure in result["failures"])
+        raise MigrationFailedError(f"The schema migration could not be started: {reasons}. Deploy again.")
+    return str(result["tasks"][0]["taskArn"])
+
+
+def patiently(call: Callable[..., Any], **arguments: Any) -> Any:
+    """Calls AWS, and again while it denies what a policy made a moment ago allows."""
+    until = time.time() + NEW_POLICY_SECONDS
     while True:
         try:
-            result = boto3.client("ecs").run_task(
-                cluster=properties["Cluster"],
-                taskDefinition=properties["TaskDefinition"],
-                launchType="FARGATE",
-                clientToken=token,
-                startedBy="schema-migration",
-                networkConfiguration={
-                    "awsvpcConfiguration": {
-                        "subnets": properties["Subnets"],
-                        "securityGroups": properties["SecurityGroups"],
-                        "assignPublicIp": "DISABLED",
-                    }
-                },
-            )
+            return call(**arguments)
         except ClientError as error:
-            if error.response["Error"]["Code"] != "AccessDeniedException" or time.time() > patience:
+            if not error.response["Error"]["Code"].startswith("AccessDenied") or time.time() > until:
                 raise
             time.sleep(POLL_SECONDS)
-            continue
-        if result["failures"]:
-            reasons = ", ".join(failure.get("reason", "unknown") for failure in result["failures"])
-            raise MigrationFailedError(f"The schema migration could not be started: {reasons}. Deploy again.")
-        return str(result["tasks"][0]["taskArn"])
 
 
 def describe(cluster: str, task_arn: str) -> dict[str, Any]:
