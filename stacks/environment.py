@@ -34,7 +34,8 @@ class Environment(Section):
         None, description="Managed policy that bounds every role of the kit."
     )
     kms_key_arn: values.KeyArn | None = Field(
-        None, description="An existing key for all data; its policy must admit CloudWatch, Logs and SNS."
+        None,
+        description="An existing key for all data; its policy must let CloudWatch Logs and CloudWatch alarms use it.",
     )
     network: Network = Field(default_factory=Network, description="The VPC.")
     front: Front = Field(default_factory=Front, description="How clients reach the server.")

@@ -105,7 +105,9 @@ class Front(Section):
     """How clients reach the server."""
 
     kind: Literal["internal", "cloudfront", "domain"] = Field(
-        "internal", description="`internal`: a load balancer inside the VPC, without a public address."
+        "internal",
+        description="`internal`: a load balancer inside the VPC, without a public address. "
+        "`cloudfront` and `domain` are refused as long as the server cannot tell who is calling.",
     )
     port: int | None = Field(
         None,
@@ -236,6 +238,9 @@ class Artifacts(Section):
         description="`server`: files go through the server and clients need no S3 rights. "
         "`direct`: clients read and write the bucket with rights of their own.",
     )
+    bucket_kms_key_arn: values.KeyArn | None = Field(
+        None, description="Key that encrypts the existing bucket, when it is one of yours."
+    )
     noncurrent_days: int = Field(
         30, ge=1, le=3650, description="Days that overwritten and deleted files stay restorable."
     )
@@ -244,6 +249,10 @@ class Artifacts(Section):
     def _consistent(self) -> Self:
         if self.bucket_name:
             self._only_without("bucket_name", "noncurrent_days")
+        elif self.bucket_kms_key_arn:
+            raise values.refuse(
+                "belongs to an existing bucket", allowed="leave it out", key="bucket_kms_key_arn"
+            )
         return self
 
 

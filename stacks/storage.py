@@ -213,20 +213,22 @@ class StorageStack(cdk.Stack):
 
     def _policies(self) -> None:
         """What others may be allowed here, in portions that make sense; `composition` hands them out."""
-        prefix = self._environment.artifacts.prefix
+        artifacts, database = self._environment.artifacts, self._environment.database
+        prefix = artifacts.prefix
         objects = self.bucket.arn_for_objects(f"{prefix}/*")
-        login_key = self._environment.database.secret_kms_key_arn or self.key.key_arn
+        login_key = database.secret_kms_key_arn if database.imported else self.key.key_arn
+        bucket_key = artifacts.bucket_kms_key_arn if artifacts.bucket_name else self.key.key_arn
         self.log_in = self._policy(
             "LogIn",
             "Log in to the MLflow database",
             iam.PolicyStatement(actions=["secretsmanager:GetSecretValue"], resources=[self.login.secret_arn]),
-            self._use_key("kms:Decrypt", by="secretsmanager", key_arn=login_key),
+            *self._use_key(login_key, "kms:Decrypt", by="secretsmanager"),
         )
         self.read_seed = self._policy(
             "ReadSeed",
             "Derive the keys of the MLflow server",
             iam.PolicyStatement(actions=["secretsmanager:GetSecretValue"], resources=[self.seed.secret_arn]),
-            self._use_key("kms:Decrypt", by="secretsmanager"),
+            *self._use_key(self.key.key_arn, "kms:Decrypt", by="secretsmanager"),
         )
         self.read_artifacts = self._policy(
             "ReadArtifacts",
@@ -237,7 +239,7 @@ class StorageStack(cdk.Stack):
                 conditions={"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}},
             ),
             iam.PolicyStatement(actions=["s3:GetObject"], resources=[objects]),
-            self._use_key("kms:Decrypt", by="s3"),
+            *self._use_key(bucket_key, "kms:Decrypt", by="s3"),
         )
         self.write_artifacts = self._policy(
             "WriteArtifacts",
@@ -251,7 +253,7 @@ class StorageStack(cdk.Stack):
                 ],
                 resources=[objects],
             ),
-            self._use_key("kms:Decrypt", "kms:GenerateDataKey", by="s3"),
+            *self._use_key(bucket_key, "kms:Decrypt", "kms:GenerateDataKey", by="s3"),
         )
         for policy in (self.read_artifacts, self.write_artifacts):
             accept(
@@ -272,10 +274,14 @@ class StorageStack(cdk.Stack):
     def _policy(self, id: str, description: str, *statements: iam.PolicyStatement) -> iam.ManagedPolicy:
         return iam.ManagedPolicy(self, f"{id}Policy", description=description, statements=list(statements))
 
-    def _use_key(self, *actions: str, by: str, key_arn: str | None = None) -> iam.PolicyStatement:
-        """The use of the key for what the service `by` keeps, and for nothing else."""
-        return iam.PolicyStatement(
-            actions=list(actions),
-            resources=[key_arn or self.key.key_arn],
-            conditions={"StringLike": {"kms:ViaService": f"{by}.{self.region}.*"}},
-        )
+    def _use_key(self, key_arn: str | None, *actions: str, by: str) -> list[iam.PolicyStatement]:
+        """The use of a key for what the service `by` keeps, and for nothing else; none without a key of one's own."""
+        if key_arn is None:
+            return []
+        return [
+            iam.PolicyStatement(
+                actions=list(actions),
+                resources=[key_arn],
+                conditions={"StringLike": {"kms:ViaService": f"{by}.{self.region}.*"}},
+            )
+        ]

@@ -1,4 +1,7 @@
-"""Kinds of values that an environment file holds, each of which says what it allows when it refuses one."""
+"""Kinds of values that an environment file holds.
+
+Each says what it allows when it refuses one, and in the docstring of its validator, for the reference page.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,12 @@ def matching(pattern: str, *, allowed: str) -> AfterValidator:
             raise refuse(f'"{value}" does not fit', allowed=allowed)
         return value
 
+    check.__doc__ = allowed
     return AfterValidator(check)
 
 
 def _block(value: str) -> str:
+    """an IPv4 block, such as 10.0.0.0/16"""
     try:
         ipaddress.IPv4Network(value)
     except ValueError as error:
@@ -38,12 +43,14 @@ def _block(value: str) -> str:
 
 
 def _vpc_block(value: str) -> str:
+    """from /16 to /24"""
     if not 16 <= ipaddress.IPv4Network(value).prefixlen <= 24:
         raise refuse(f"a VPC cannot be as large or as small as {value}", allowed="blocks from /16 to /24")
     return value
 
 
 def _client_block(value: str) -> str:
+    """of /8 or smaller"""
     if ipaddress.IPv4Network(value).prefixlen < 8:
         raise refuse(
             f"{value} lets everybody in, and the server does not check yet who calls",

@@ -1,4 +1,4 @@
-"""The function that runs the schema migration: what it asks of AWS, checked by botocore, and what CloudFormation hears."""
+"""What the schema migration function asks of AWS, checked by botocore, and what CloudFormation hears."""
 
 from __future__ import annotations
 
