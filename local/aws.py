@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from moto.backends import SERVICE_NAMES, get_backend
 from moto.core.base_backend import BackendDict
 from moto.core.config import default_user_config
 from moto.utilities.utils import get_partition
@@ -34,6 +35,23 @@ ACCOUNT = "123456789012"
 # the operator's key: what it signs is not restricted
 ACCESS_KEY = "AKIAEMBEDDEDOPERATOR"
 SECRET_KEY = "embedded"  # noqa: S105 - opens nothing: signatures are not checked
+
+# moto's names of the services that the kit's stacks are made of
+_DEPLOYED_SERVICES: tuple[SERVICE_NAMES, ...] = (
+    "ec2",
+    "iam",
+    "s3",
+    "kms",
+    "ssm",
+    "logs",
+    "rds",
+    "secretsmanager",
+    "ecs",
+    "elbv2",
+    "lambda",
+    "cloudwatch",
+    "sns",
+)
 
 _running = threading.Lock()
 
@@ -152,6 +170,13 @@ class EmbeddedAws:
             gave_up=functions.gave_up,
         )
         front.operations["cloudformation"] = self.cloudformation.operations
+        threading.Thread(target=self._warm_up, daemon=True, name="warm up").start()
+
+    def _warm_up(self) -> None:
+        """Load what the first calls of a deployment would wait for, while the CLI is still starting."""
+        for service in _DEPLOYED_SERVICES:
+            get_backend(service)
+            self.client(service)
 
     def close(self) -> None:
         """Stop what was started, last first: services drained, functions, balancers, databases, the endpoint."""
@@ -164,7 +189,10 @@ class EmbeddedAws:
         server = self.databases.server(int(declared.get("DATABASE_PORT") or 0))
         if server is not None:
             # many a machine has a server on MySQL's own port already, so this one has another
-            return variables | {"DATABASE_CA_BUNDLE": str(server.ca_bundle), "DATABASE_PORT": str(server.port)}
+            return variables | {
+                "DATABASE_CA_BUNDLE": str(server.ca_bundle),
+                "DATABASE_PORT": str(server.port),
+            }
         if self.databases.available:
             return variables
         return variables | {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.directory}/mlflow.db"}

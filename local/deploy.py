@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,10 +17,16 @@ from local.aws import ACCOUNT, REPOSITORY, EmbeddedAws
 
 _CLI = REPOSITORY / "node_modules" / "aws-cdk" / "bin" / "cdk"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# the CLI's own call stack, and its guess at the code that made a resource
+_NOISE = re.compile(
+    r"\s+at .*[:(]|\s*(type|source|cause|deploymentErrorCode):|\s*\}|Source Location:|\s+\(no user code"
+)
 # what says how far a deployment is; the rest of the output is kept for the error message
 _WORTH_TELLING = re.compile(
     r"(✅|: deploying\.\.\.|: destroying\.\.\.|: destroyed|_FAILED|ROLLBACK_IN_PROGRESS)"
 )
+# folders of a repository that no assembly is made from
+_NOT_SYNTHESISED = {"__pycache__", "cdk.out", "docs", "kit", "local", "node_modules", "tests"}
 
 
 class CdkError(RuntimeError):
@@ -46,10 +53,26 @@ class Cdk:
         self._outputs = self.aws.directory / "outputs.json"
 
     def synth(self) -> Path:
-        """Synthesise the app and return the directory of its cloud assembly."""
-        app = subprocess.list2cmdline(self.app)
-        self._run("synth", "--quiet", "--app", app, "--output", str(self._assembly), *self._context())
+        """Synthesise the app and return the directory of its cloud assembly; the last one where nothing changed."""
+        fingerprint = self._fingerprint()
+        stamp = self._assembly / "fingerprint"
+        if not stamp.exists() or stamp.read_text() != fingerprint:
+            stamp.unlink(missing_ok=True)
+            app = subprocess.list2cmdline(self.app)
+            self._run("synth", "--quiet", "--app", app, "--output", str(self._assembly), *self._context())
+            stamp.write_text(fingerprint)
         return self._assembly
+
+    def _fingerprint(self) -> str:
+        """A digest of all that an assembly is made from: the app's folder, its command and its context."""
+        digest = hashlib.sha256(json.dumps([*self.app, *self._context()]).encode())
+        for folder, folders, files in os.walk(self.directory):
+            folders[:] = sorted(
+                name for name in folders if name not in _NOT_SYNTHESISED and not name.startswith(".")
+            )
+            for file in (Path(folder) / name for name in sorted(files)):
+                digest.update(str(file.relative_to(self.directory)).encode() + b"\0" + file.read_bytes())
+        return digest.hexdigest()
 
     def bootstrap(self) -> None:
         """Make the CDK's own stack: asset bucket, image repository and roles."""
@@ -146,10 +169,7 @@ class Cdk:
 
 
 def _essence(lines: list[str]) -> str:
-    """The CLI's own error message: from its first ❌ (or the last lines), without its call stacks."""
+    """The CLI's own error message: from its first ❌ on (or the last lines), without its call stacks."""
     start = next((number for number, line in enumerate(lines) if "❌" in line), max(len(lines) - 40, 0))
-    kept = [
-        line for line in lines[start:] if not re.match(r"\s+at .*[:(]|\s*(type|source|cause):|\s*\}", line)
-    ]
-    failed = [line for line in lines[:start] if "_FAILED" in line]
-    return "\n".join(dict.fromkeys([*failed, *kept])).strip()
+    kept = [line for line in lines[start:] if not _NOISE.match(line)]
+    return "\n".join(dict.fromkeys(kept)).strip()

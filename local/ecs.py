@@ -13,6 +13,7 @@ from local.patches import Patches
 from local.services import Service
 from local.tasks import Machine, Task, new_task_arn
 
+_PATIENCE_SECONDS = 4
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
@@ -108,8 +109,14 @@ class Ecs:
         return {"task": task.describe()}
 
     def describe_tasks(self, request: Request) -> Answer:
-        """Tasks as they are; unknown ones are failures."""
+        """Tasks as they are; unknown ones are failures.
+
+        Who asks for one task that runs by itself wants to know its end, and would ask again in seconds: the answer
+        comes when the task stops, within that time.
+        """
         self._cluster(request)
+        if len(request["tasks"]) == 1:
+            self._wait_for(request["tasks"][0])
         found, failures = [], []
         for name in request["tasks"]:
             try:
@@ -117,6 +124,11 @@ class Ecs:
             except ServiceError:
                 failures.append({"arn": name, "reason": "MISSING"})
         return {"tasks": found, "failures": failures}
+
+    def _wait_for(self, name: str) -> None:
+        for arn, task in list(self._tasks.items()):
+            if arn.endswith(name) and not task.group.startswith("service:") and task.status == "RUNNING":
+                task.done.wait(_PATIENCE_SECONDS)
 
     def list_tasks(self, request: Request) -> Answer:
         """ARNs of a cluster's tasks, running ones unless asked otherwise."""
@@ -195,10 +207,6 @@ class Ecs:
                 if service.cluster_arn == cluster and service.status != "INACTIVE"
             ]
         }
-
-    def wait_until_stopped(self, task_arn: str, timeout: float) -> None:
-        """Return when a task has ended, or after `timeout` seconds."""
-        self._task(task_arn).done.wait(timeout)
 
     def _task(self, name: str) -> Task:
         for arn, task in self._tasks.items():
