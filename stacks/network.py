@@ -12,6 +12,15 @@ from stacks.sections import Database, Front, Network
 #: Port on which a task answers.
 SERVER_PORT = 5000
 
+#: A rule that matches nothing.
+NO_TRAFFIC = {
+    "Description": "Disallow all traffic",
+    "CidrIp": "255.255.255.255/32",
+    "IpProtocol": "icmp",
+    "FromPort": 252,
+    "ToPort": 86,
+}
+
 #: What a task calls while it starts and runs, by service; S3 has a gateway endpoint.
 ENDPOINTS = {
     "EcrApi": ec2.InterfaceVpcEndpointAwsService.ECR,
@@ -116,6 +125,11 @@ class NetworkStack(cdk.Stack):
         self.load_balancer.connections.allow_to(
             self.server, ec2.Port.tcp(SERVER_PORT), "Load balancer to server"
         )
+        for ruled in (self.clients, self.load_balancer):
+            # Their rules are resources of their own, and CloudFormation opens a group that holds none to anywhere.
+            resource = ruled.node.default_child
+            assert isinstance(resource, ec2.CfnSecurityGroup)  # noqa: S101 - what an L2 is made of
+            resource.add_property_override("SecurityGroupEgress", [NO_TRAFFIC])
         self.server.connections.allow_to(self.database, ec2.Port.tcp(database_port), "Server to database")
         # S3 through its gateway endpoint, ECR, Secrets Manager, logs: addresses of AWS, which change and which
         # security groups can only name by prefix lists that differ in each region.

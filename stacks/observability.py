@@ -66,6 +66,16 @@ class ObservabilityStack(cdk.Stack):
     ) -> None:
         super().__init__(scope, id, env=env, description="MLflow AWS Kit: observability")
         self.topic = sns.Topic(self, "Alarms", master_key=key, enforce_ssl=True)
+        # The policy that refuses plain HTTP takes the place of the one that lets the account's alarms publish.
+        self.topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                sid="AlarmsOfThisAccount",
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                actions=["sns:Publish"],
+                resources=[self.topic.topic_arn],
+                conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+            )
+        )
         if environment.alarms.email:
             self.topic.add_subscription(subscriptions.EmailSubscription(environment.alarms.email))
             accept(

@@ -179,6 +179,8 @@ class TrackingServerStack(cdk.Stack):
             ),
             volumes=[ecs.Volume(name="tmp")],
         )
+        linux = ecs.LinuxParameters(self, f"{id}Linux", init_process_enabled=True)
+        linux.drop_capabilities(ecs.Capability.ALL)
         container = task_definition.add_container(
             CONTAINER_NAME,
             image=ecs.ContainerImage.from_docker_image_asset(self._image),
@@ -186,7 +188,7 @@ class TrackingServerStack(cdk.Stack):
             environment=variables,
             port_mappings=[ecs.PortMapping(container_port=port) for port in ports],
             readonly_root_filesystem=True,
-            linux_parameters=ecs.LinuxParameters(self, f"{id}Linux", init_process_enabled=True),
+            linux_parameters=linux,
             stop_timeout=cdk.Duration.seconds(STOP_SECONDS),
             logging=ecs.LogDrivers.aws_logs(log_group=self.log_group, stream_prefix=command),
         )

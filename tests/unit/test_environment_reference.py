@@ -22,7 +22,7 @@ def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m stacks.reference`"
 
 
-@pytest.mark.parametrize(("key", "description"), fields(Environment))
+@pytest.mark.parametrize(("key", "description"), list(fields(Environment)))
 def test_every_key_is_described_and_on_the_page(key: str, description: str | None) -> None:
     assert description
     assert description.endswith(".")

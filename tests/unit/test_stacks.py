@@ -112,7 +112,10 @@ def test_the_server_and_the_migration_are_told_what_they_need_and_no_secret(name
         assert definition["MountPoints"] == [
             {"ContainerPath": "/tmp", "ReadOnly": False, "SourceVolume": "tmp"}
         ]
-        assert definition["LinuxParameters"]["InitProcessEnabled"] is True
+        assert definition["LinuxParameters"] == {
+            "Capabilities": {"Drop": ["ALL"]},
+            "InitProcessEnabled": True,
+        }
         assert definition["StopTimeout"] == 120
     sizing = synthesis.environment.sizing
     assert serve["Environment"]["MLFLOW_WORKERS"] == str(sizing.workers)
@@ -208,6 +211,19 @@ def test_connections_are_let_in_by_reference(name: str) -> None:
         ("0.0.0.0/0", 443),
         ("255.255.255.255/32", 86),
     }
+
+
+@every_environment
+def test_no_security_group_is_left_to_the_default_of_ec2(name: str) -> None:
+    """A group without rules of its own may send anywhere."""
+    for resource in synthesise(name).resources("AWS::EC2::SecurityGroup").values():
+        assert resource["Properties"]["SecurityGroupEgress"]
+
+
+def test_alarms_may_publish() -> None:
+    document = synthesise("prod").the("AWS::SNS::TopicPolicy")["PolicyDocument"]
+    effects = {(each["Effect"], json.dumps(each["Principal"])) for each in document["Statement"]}
+    assert effects == {("Deny", '"*"'), ("Allow", '{"Service": "cloudwatch.amazonaws.com"}')}
 
 
 def test_a_private_network_has_no_way_out_but_endpoints() -> None:
