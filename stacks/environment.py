@@ -60,6 +60,20 @@ class Environment(Section):
         return self.database.max_connections or MAX_CONNECTIONS[self.sizing.database_class]
 
     @model_validator(mode="after")
+    def _in_one_region(self) -> Self:
+        elsewhere = {
+            "kms_key_arn": self.kms_key_arn,
+            "front.certificate_arn": self.front.certificate_arn,
+            "database.secret_arn": self.database.secret_arn,
+            "database.secret_kms_key_arn": self.database.secret_kms_key_arn,
+            "artifacts.bucket_kms_key_arn": self.artifacts.bucket_kms_key_arn,
+        }
+        for key, arn in elsewhere.items():
+            if arn and arn.split(":")[3] != self.region:
+                raise values.refuse(f"{arn} is in another region", allowed=f"one in {self.region}", key=key)
+        return self
+
+    @model_validator(mode="after")
     def _figures_fit_together(self) -> Self:
         sizing = self.sizing
         memory = FARGATE_MEMORY.get(sizing.cpu)

@@ -64,8 +64,8 @@ _PARTITION = r"arn:aws(-[a-z-]+)?"
 ServerName = Annotated[
     str,
     matching(
-        r"[a-z](?!.*--)[a-z0-9-]{1,20}[a-z0-9]",
-        allowed="3 to 22 lower-case letters, digits and single hyphens, starting with a letter",
+        r"(?!internal-)[a-z](?!.*--)[a-z0-9-]{1,19}[a-z0-9]",
+        allowed="3 to 21 lower-case letters, digits and single hyphens, starting with a letter but not with internal-",
     ),
 ]
 Region = Annotated[

@@ -9,11 +9,11 @@ import re
 from typing import Any
 
 import pytest
+from synth import Template, synthesise
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
 from stacks.environment_files import names
-from synth import Template, synthesise
 
 STACKS = ("network", "storage", "tracking-server", "access", "observability")
 

@@ -26,7 +26,7 @@ BROKEN = {
     "unknown key in a section": ("network: {cdir: 10.0.0.0/16}", "network.cdir", ['"cidr"', "vpc_id"]),
     "not a choice": ("size: meduim", "size", ['did you mean "medium"?', "small, medium, large"]),
     "name with capitals": ("name: MLflow", "name", ["lower-case letters"]),
-    "name too long": ("name: a-name-that-is-far-too-long", "name", ["3 to 22"]),
+    "name too long": ("name: a-name-that-is-far-too-long", "name", ["3 to 21"]),
     "region with a typo": ("region: us-esat-1", "region", ["us-esat-1", "eu-central-1"]),
     "account without quotes": ("account: 111122223333", "account", ["111122223333", "quotes"]),
     "account with eleven digits": ('account: "11112222333"', "account", ["12 digits"]),
@@ -149,6 +149,12 @@ BROKEN = {
         "trusted_principal_arns: ['arn:aws:iam::111122223333:role/ci']}",
         "roles.trusted_accounts",
         ["trusted_accounts or trusted_principal_arns"],
+    ),
+    "certificate of another region": (
+        "front: {certificate_arn: 'arn:aws:acm:us-east-1:111122223333:certificate/12345678-abcd', "
+        "host_names: [mlflow.example.com]}",
+        "front.certificate_arn",
+        ["another region", "one in eu-west-1"],
     ),
     "not an address": ("alarms: {email: nobody}", "alarms.email", ["e-mail"]),
     "unknown base": ("extends: prd", "extends", ['did you mean "prod"?', "dev, local, prod"]),
