@@ -39,6 +39,7 @@ class AccessStack(cdk.Stack):
         self.tracking_server_arn = self.format_arn(
             service="sagemaker", resource="mlflow-tracking-server", resource_name=name
         )
+        self._name = name
         self.roles = {role: self._role(role, file, roles) for file, role in ROLES.items()}
         accept(
             self, "AwsSolutions-IAM5[Resource::*]", reason="sagemaker-mlflow:AccessUI has no resource type"
@@ -53,7 +54,7 @@ class AccessStack(cdk.Stack):
         policy = iam.ManagedPolicy(
             self,
             f"{role}Policy",
-            description=f"MLflow {role} on {self.tracking_server_arn.rpartition('/')[2]}",
+            description=f"MLflow {role} on {self._name}",
             document=iam.PolicyDocument.from_json(policy_document(file, self.tracking_server_arn)),
         )
         return iam.Role(

@@ -54,6 +54,25 @@ def compose(scope: Construct, environment: Environment) -> None:
         database=storage.database.instance if storage.database else None,
     )
 
+    _grant(environment, storage=storage, tracking_server=tracking_server, access=access)
+    _publish(environment.name, storage=storage, tracking_server=tracking_server, access=access)
+    for stack in (network, storage, tracking_server, access, observability):
+        for key, value in environment.tags.items():
+            stack.add_stack_tag(key, value)  # CloudFormation hands them on to every resource
+    if environment.permissions_boundary_arn:
+        boundary = iam.ManagedPolicy.from_managed_policy_arn(
+            scope, "Boundary", environment.permissions_boundary_arn
+        )
+        iam.PermissionsBoundary.of(scope).apply(boundary)
+
+
+def _grant(
+    environment: Environment,
+    *,
+    storage: StorageStack,
+    tracking_server: TrackingServerStack,
+    access: AccessStack,
+) -> None:
     rights = {
         tracking_server.migration_role: [storage.log_in],
         tracking_server.server_role: [
@@ -74,32 +93,23 @@ def compose(scope: Construct, environment: Environment) -> None:
         for policy in policies:
             role.add_managed_policy(policy)
 
-    publish(
-        access,
-        environment.name,
-        {"TrackingServerArn": access.tracking_server_arn}
-        | {f"{name}RoleArn": role.role_arn for name, role in access.roles.items()},
-    )
+
+def _publish(
+    name: str, *, storage: StorageStack, tracking_server: TrackingServerStack, access: AccessStack
+) -> None:
+    role_arns = {f"{role}RoleArn": access.roles[role].role_arn for role in access.roles}
+    publish(access, name, {"TrackingServerArn": access.tracking_server_arn} | role_arns)
     publish(
         storage,
-        environment.name,
+        name,
         {"ArtifactBucketName": storage.bucket.bucket_name, "DatabaseEndpoint": storage.database_host},
     )
     publish(
         tracking_server,
-        environment.name,
+        name,
         {
             "TrackingUri": tracking_server.front.tracking_uri,
             "ImageUri": tracking_server.image_uri,
             "MlflowVersion": mlflow_version(),
         },
     )
-
-    for stack in (network, storage, tracking_server, access, observability):
-        for key, value in environment.tags.items():
-            stack.add_stack_tag(key, value)  # CloudFormation hands them on to every resource
-    if environment.permissions_boundary_arn:
-        boundary = iam.ManagedPolicy.from_managed_policy_arn(
-            scope, "Boundary", environment.permissions_boundary_arn
-        )
-        iam.PermissionsBoundary.of(scope).apply(boundary)
