@@ -12,14 +12,14 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pymysql
 import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from tracking_server.secrets import DatabaseCredentials
@@ -210,4 +210,5 @@ def locked(connection: Connection, purpose: str) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.scalar(sqlalchemy.text("SELECT RELEASE_LOCK(:name)"), {"name": name})
+        with suppress(SQLAlchemyError):  # a connection that was lost has taken its lock with it
+            connection.scalar(sqlalchemy.text("SELECT RELEASE_LOCK(:name)"), {"name": name})

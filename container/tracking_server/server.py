@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from typing import Any
@@ -24,9 +25,9 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 75
 """Longer than the 60 s idle timeout of a load balancer, which must be the one to close a connection."""
 
-GRACEFUL_SECONDS = 90
-"""How long requests in flight may take once the listener is closed. The container's stop timeout must be
-longer than this and the drain together."""
+STOP_SECONDS = 115
+"""How long the server takes at most from SIGTERM to its end, drain included: Fargate's longest stop timeout is
+120 s, and the task definition must ask for it."""
 
 SCHEMA_WAIT_SECONDS = 300
 
@@ -60,6 +61,7 @@ def run(database: DatabaseSettings, settings: ServerSettings) -> int:
         return 1
     finally:
         engine.dispose()  # no connection may be shared with the workers that are forked next
+    gc.freeze()  # nor need they copy the pages of all that was imported, which a collection would touch
     drain = Drain()
     _Server(TrackingServer(app, drain=drain, threads=settings.threads), drain=drain, settings=settings).run()
     return 0
@@ -139,7 +141,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "preload_app": True,
             "keepalive": KEEP_ALIVE_SECONDS,
             "timeout": 120,  # for an event loop that is stuck, not for a slow request
-            "graceful_timeout": GRACEFUL_SECONDS,
+            "graceful_timeout": STOP_SECONDS - self.settings.drain_seconds,
             "logger_class": _Logger,
             "control_socket_disable": True,
         }

@@ -138,7 +138,7 @@ def read_server(environ: Mapping[str, str]) -> tuple[DatabaseSettings, ServerSet
         workers=reader.number("MLFLOW_WORKERS", minimum=1, maximum=64),
         threads=reader.number("SERVER_THREADS", minimum=1, maximum=256),
         pool_size=reader.number("DATABASE_POOL_SIZE", minimum=2, maximum=1024),
-        drain_seconds=reader.number("SERVER_DRAIN_SECONDS", minimum=0, maximum=110),
+        drain_seconds=reader.number("SERVER_DRAIN_SECONDS", minimum=0, maximum=60),
     )
     # MLflow reads these two itself; without them it would refuse every request through the load balancer
     reader.text("MLFLOW_SERVER_ALLOWED_HOSTS")

@@ -48,6 +48,14 @@ def _starter(directory: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="session")
+def migrated_backend(
+    new_backend_once: Callable[..., Backend], migrated: Callable[[Backend], Backend]
+) -> Backend:
+    """A backend whose schema is up to date, for all tests that leave it so."""
+    return migrated(new_backend_once())
+
+
+@pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Backend], Backend]:
     """Brings a backend's schema up to date and returns the backend."""
 

@@ -18,8 +18,8 @@ MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def backend(new_backend_once: Callable[..., Backend], migrated: Callable[[Backend], Backend]) -> Backend:
-    return migrated(new_backend_once())
+def backend(migrated_backend: Backend) -> Backend:
+    return migrated_backend
 
 
 @pytest.fixture(scope="module")

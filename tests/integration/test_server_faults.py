@@ -22,8 +22,8 @@ API = "/api/2.0/mlflow"
 
 
 @pytest.fixture(scope="module")
-def backend(new_backend_once: Callable[..., Backend], migrated: Callable[[Backend], Backend]) -> Backend:
-    return migrated(new_backend_once())
+def backend(migrated_backend: Backend) -> Backend:
+    return migrated_backend
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,7 @@ def test_hung_database_does_not_hang_requests(server: Server, database_server: D
     assert ask(server) == 200
     assert database_server.pid is not None
     os.kill(database_server.pid, signal.SIGSTOP)
+    time.sleep(0.5)  # until its last thread has stopped
     try:
         begun = time.monotonic()
         assert ask(server) == 503

@@ -65,21 +65,14 @@ def states(backend: Backend) -> list[str]:
     return [state for (state,) in backend.admin("SELECT state FROM {db}.kit_schema_migration ORDER BY id")]
 
 
-@pytest.fixture(scope="module")
-def once_migrated(
-    new_backend_once: Callable[..., Backend], migrated: Callable[[Backend], Backend]
-) -> Backend:
-    return migrated(new_backend_once())
-
-
 @pytest.fixture
-def up_to_date(once_migrated: Backend) -> Iterator[Backend]:
+def up_to_date(migrated_backend: Backend) -> Iterator[Backend]:
     """A backend whose schema is up to date; the records of it may be changed."""
-    current = revision(once_migrated)
-    yield once_migrated
-    once_migrated.admin("DELETE FROM {db}.runs")
-    once_migrated.admin(f"UPDATE {{db}}.alembic_version SET version_num = '{current}'")
-    once_migrated.admin(
+    current = revision(migrated_backend)
+    yield migrated_backend
+    migrated_backend.admin("DELETE FROM {db}.runs WHERE run_uuid = 'abc'")
+    migrated_backend.admin(f"UPDATE {{db}}.alembic_version SET version_num = '{current}'")
+    migrated_backend.admin(
         "UPDATE {db}.kit_schema_migration SET state = 'done', from_revision = NULL, "
         f"to_revision = '{current}', mlflow_version = '3.17.2'"
     )
@@ -109,18 +102,33 @@ def test_second_migration_has_nothing_to_do(up_to_date: Backend, start: Callable
     assert states(backend) == ["done"]
 
 
-@pytest.mark.parametrize("moment", ["add trace tables", "add job executor"])
 def test_killed_first_install_is_repaired(
-    new_backend: Callable[..., Backend], start: Callable[..., Any], moment: str
+    new_backend: Callable[..., Backend], start: Callable[..., Any]
 ) -> None:
     backend = new_backend()
     first = start("migrate", backend)
-    first.wait_for_log(moment)
+    first.wait_for_log("add job executor")
     first.kill()
     assert states(backend) == ["running"]
     second = start("migrate", backend)
     assert second.wait() == OK, second.output
     assert states(backend) == ["dropped", "done"]
+
+
+def test_first_install_that_lost_its_database_is_repaired(
+    new_backend: Callable[..., Backend], start: Callable[..., Any], database_server: DatabaseServer
+) -> None:
+    backend = new_backend()
+    first = start("migrate", backend)
+    first.wait_for_log("add trace tables")
+    database_server.stop()
+    try:
+        assert first.wait() == FAILED
+    finally:
+        database_server.start()
+    assert "start it again: what it made so far is dropped then" in reason(first)
+    second = start("migrate", backend)
+    assert second.wait() == OK, second.output
 
 
 def test_migration_ignores_sigterm(new_backend: Callable[..., Backend], start: Callable[..., Any]) -> None:
