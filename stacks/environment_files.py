@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from stacks.environment import Environment
+from stacks.values import did_you_mean
 
 ENVIRONMENTS = Path(__file__).parent.parent / "environments"
 
@@ -71,7 +71,7 @@ def _find(name: str | None) -> Path:
     problem = (
         f'env: there is no environment "{name}"' if name else "env: which environment? Say -c env=<name>"
     )
-    raise EnvironmentFileError(f"{problem}{_nearest(name or '', names())}; allowed: {', '.join(names())}")
+    raise EnvironmentFileError(f"{problem}{did_you_mean(name or '', names())}; allowed: {', '.join(names())}")
 
 
 def _chain(path: Path) -> list[EnvironmentFile]:
@@ -85,7 +85,7 @@ def _chain(path: Path) -> list[EnvironmentFile]:
             return chain
         if base not in names():
             raise EnvironmentFileError(
-                f"{_shown(path)}: extends: there is no environment {base!r}{_nearest(str(base), names())}; "
+                f"{_shown(path)}: extends: there is no environment {base!r}{did_you_mean(str(base), names())}; "
                 f"allowed: {', '.join(names())}"
             )
         path = ENVIRONMENTS / f"{base}.yaml"
@@ -159,10 +159,10 @@ def _word(detail: ErrorDetails, keys: Keys) -> tuple[str, str]:
             return context["problem"], context["allowed"]
         case "extra_forbidden":
             known = [*_model_at(keys[:-1]).model_fields, *(["extends"] if len(keys) == 1 else [])]
-            return f"unknown key{_nearest(str(keys[-1]), known)}", ", ".join(known)
+            return f"unknown key{did_you_mean(str(keys[-1]), known)}", ", ".join(known)
         case "literal_error":
             allowed = context["expected"].replace("'", "").replace(" or ", ", ")
-            hint = _nearest(given, allowed.split(", ")) if isinstance(given, str) else ""
+            hint = did_you_mean(given, allowed.split(", ")) if isinstance(given, str) else ""
             return f"{given!r} is not one of the choices{hint}", allowed
         case "missing":
             return "missing", "this key must be given"
@@ -191,11 +191,6 @@ def _model_at(keys: Keys) -> type[BaseModel]:
             return BaseModel
         model = annotation
     return model
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(word, known, n=1)
-    return f', did you mean "{match[0]}"?' if match else ""
 
 
 def _shown(path: Path) -> str:

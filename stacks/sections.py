@@ -6,7 +6,6 @@ made. Unknown keys and impossible combinations are refused before anything is sy
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Literal
@@ -216,10 +215,9 @@ class Database(Section):
                 key="max_storage_gib",
             )
         if self.instance_class and self.instance_class not in MAX_CONNECTIONS and not self.max_connections:
-            nearest = difflib.get_close_matches(self.instance_class, MAX_CONNECTIONS, n=1)
+            hint = values.did_you_mean(self.instance_class, MAX_CONNECTIONS)
             raise values.refuse(
-                f'the kit does not know how many connections "{self.instance_class}" bears'
-                + (f'; did you mean "{nearest[0]}"?' if nearest else ""),
+                f'the kit does not know how many connections "{self.instance_class}" bears{hint}',
                 allowed=f"{', '.join(MAX_CONNECTIONS)}; or another one with max_connections beside it",
                 key="instance_class",
             )

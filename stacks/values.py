@@ -5,10 +5,13 @@ Each says what it allows when it refuses one, and in the docstring of its valida
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
+import botocore.session
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
@@ -16,6 +19,12 @@ from pydantic_core import PydanticCustomError
 def refuse(problem: str, *, allowed: str, key: str = "") -> PydanticCustomError:
     """An error that names what is allowed. `key` is relative to the model whose validator raises it."""
     return PydanticCustomError("refused", "{problem}", {"problem": problem, "allowed": allowed, "key": key})
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A clause for an error about `word`, when one of `known` looks like it."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f', did you mean "{match[0]}"?' if match else ""
 
 
 def matching(pattern: str, *, allowed: str) -> AfterValidator:
@@ -29,6 +38,21 @@ def matching(pattern: str, *, allowed: str) -> AfterValidator:
 
     check.__doc__ = allowed
     return AfterValidator(check)
+
+
+def _region(value: str) -> str:
+    """a region of AWS, such as eu-central-1"""
+    # By its form, since there are newer regions than those that botocore lists.
+    if not re.fullmatch(r"[a-z]{2,4}-([a-z]{2,4}-)?(north|south|east|west|central){1,2}-\d", value):
+        session = botocore.session.get_session()
+        known = [
+            region
+            for partition in session.get_available_partitions()
+            for region in session.get_available_regions("ecs", partition)
+        ]
+        hint = did_you_mean(value, known)
+        raise refuse(f'"{value}" is no region{hint}', allowed="a region of AWS, such as eu-central-1")
+    return value
 
 
 def _block(value: str) -> str:
@@ -68,14 +92,7 @@ ServerName = Annotated[
         allowed="3 to 21 lower-case letters, digits and single hyphens, starting with a letter but not with internal-",
     ),
 ]
-Region = Annotated[
-    str,
-    matching(
-        r"(af|ap|ca|cn|eu|eusc|il|me|mx|sa|us|us-gov)-([a-z]{2}-)?"
-        r"(north|south|east|west|central|northeast|northwest|southeast|southwest)-\d",
-        allowed="a region of AWS, such as eu-central-1",
-    ),
-]
+Region = Annotated[str, AfterValidator(_region)]
 Account = Annotated[str, matching(r"\d{12}", allowed="12 digits in quotes")]
 Cidr = Annotated[str, AfterValidator(_block), AfterValidator(_vpc_block)]
 ClientCidr = Annotated[str, AfterValidator(_block), AfterValidator(_client_block)]

@@ -27,7 +27,7 @@ BROKEN = {
     "not a choice": ("size: meduim", "size", ['did you mean "medium"?', "small, medium, large"]),
     "name with capitals": ("name: MLflow", "name", ["lower-case letters"]),
     "name too long": ("name: a-name-that-is-far-too-long", "name", ["3 to 21"]),
-    "region with a typo": ("region: us-esat-1", "region", ["us-esat-1", "eu-central-1"]),
+    "region with a typo": ("region: eu-cental-1", "region", ["eu-cental-1", 'did you mean "eu-central-1"?']),
     "account without quotes": ("account: 111122223333", "account", ["111122223333", "quotes"]),
     "account with eleven digits": ('account: "11112222333"', "account", ["12 digits"]),
     "yes instead of true": ('protect: "yes"', "protect", ["true, false"]),
