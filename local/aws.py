@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from local.cloudformation.api import CloudFormation
 from local.cloudformation.custom_resources import Answers
 from local.cloudformation.provider import Environment
 from local.credentials import Credentials
+from local.database import DatabaseServer
 from local.ecs import Ecs
 from local.endpoint import Endpoint
 from local.functions import Functions
@@ -28,7 +30,7 @@ from local.patches import Patches
 from local.rds import Databases
 from local.s3 import ObjectStore
 from local.secrets_manager import SecretStore
-from local.tasks import Machine
+from local.tasks import Machine, stop_leftovers
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ACCOUNT = "123456789012"
@@ -105,9 +107,10 @@ class EmbeddedAws:
             raise
 
     def _start(self) -> None:
+        self._lock_directory()
+        stop_leftovers(self.directory / "tasks")
         BackendDict.reset()
         default_user_config["iam"]["load_aws_managed_policies"] = True
-        self.directory.mkdir(parents=True, exist_ok=True)
         patches = Patches()
         self._stops.append(patches.undo)
         front = Endpoint()
@@ -120,6 +123,7 @@ class EmbeddedAws:
         front.routes["task-credentials"] = lambda method, token, environ, body: credentials.serve(
             method, token
         )
+        front.restricted = lambda access_key: credentials.caller(access_key) is not None
         front.authorize = Authorization(credentials=credentials, account=ACCOUNT, partition=self.partition)
 
         objects = ObjectStore(self.directory / "s3")
@@ -147,6 +151,7 @@ class EmbeddedAws:
             python=self._server_python,
             container=self._container,
             logs=self.directory / "logs",
+            pids=self.directory / "tasks",
             region=self.region,
             client=credentials.client,
             credentials=credentials.url,
@@ -170,6 +175,7 @@ class EmbeddedAws:
             gave_up=functions.gave_up,
         )
         front.operations["cloudformation"] = self.cloudformation.operations
+        self._stops.append(self.cloudformation.close)
         threading.Thread(target=self._warm_up, daemon=True, name="warm up").start()
 
     def _warm_up(self) -> None:
@@ -180,8 +186,25 @@ class EmbeddedAws:
 
     def close(self) -> None:
         """Stop what was started, last first: services drained, functions, balancers, databases, the endpoint."""
+        failure: BaseException | None = None
         while self._stops:
-            self._stops.pop()()
+            try:
+                self._stops.pop()()
+            except BaseException as error:  # the others have to stop all the same
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _lock_directory(self) -> None:
+        """Keep others off the directory for as long as this process lives."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = (self.directory / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise RuntimeError(f"another process runs an embedded AWS in {self.directory}") from error
+        self._stops.append(lock.close)
 
     def _task_variables(self, declared: Mapping[str, str]) -> dict[str, str]:
         """What this machine puts over a task's own environment."""
@@ -196,6 +219,11 @@ class EmbeddedAws:
         if self.databases.available:
             return variables
         return variables | {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.directory}/mlflow.db"}
+
+    @property
+    def database(self) -> DatabaseServer | None:
+        """The server of the DB instance, if there is one; of the oldest, if there are more."""
+        return next(iter(self.databases.servers.values()), None)
 
     def environment(self) -> dict[str, str]:
         """What a child process needs to talk to this AWS as its operator."""

@@ -72,6 +72,11 @@ class Cdk:
             )
             for file in (Path(folder) / name for name in sorted(files)):
                 digest.update(str(file.relative_to(self.directory)).encode() + b"\0" + file.read_bytes())
+        if (
+            self.environment and Path(self.environment).is_absolute()
+        ):  # a file outside, which may extend others
+            for file in sorted(Path(self.environment).parent.glob("*.yaml")):
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
         return digest.hexdigest()
 
     def bootstrap(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from moto.applicationautoscaling.models import ApplicationAutoscalingBackend
 from moto.ecs.models import EC2ContainerServiceBackend
 
 from local.balancer import Balancers
@@ -30,6 +31,7 @@ class Ecs:
         self._tokens: dict[str, list[Task]] = {}
         self._services: dict[str, Service] = {}
         self._lock = threading.RLock()
+        self._closing = False
         self.operations = {
             "RunTask": self.run_task,
             "StopTask": self.stop_task,
@@ -50,17 +52,35 @@ class Ecs:
             return answer["services"], answer["failures"]
 
         patches.replace(EC2ContainerServiceBackend, "describe_services", describe_services)
+        patches.wrap(ApplicationAutoscalingBackend, "register_scalable_target", self._scalable)
 
     def close(self) -> None:
         """Drain the services, then stop every task, and return when all processes have ended."""
-        for service in self._services.values():
-            service.retire()
-        for service in self._services.values():
-            service.join()
-        for task in list(self._tasks.values()):
-            task.stop("the embedded AWS is closing")
-        for task in list(self._tasks.values()):
-            task.done.wait()
+        self._closing = True
+        tasks = list(self._tasks.values())
+        try:
+            for service in self._services.values():
+                service.retire()
+            for task in tasks:
+                if not task.group.startswith("service:"):
+                    task.stop("the embedded AWS is closing")
+            for service in self._services.values():
+                service.join()
+            for task in tasks:
+                task.done.wait()
+        except BaseException:  # a second Ctrl-C: no more waiting, and still nothing left behind
+            for task in tasks:
+                task.kill()
+            raise
+
+    def _scalable(self, original: Any, backend: Any, *args: Any, **kwargs: Any) -> Any:
+        """Application Auto Scaling brings a service within its limits at once."""
+        target = original(backend, *args, **kwargs)
+        if target.service_namespace == "ecs":
+            cluster, name = target.resource_id.split("/")[1:]
+            service = self._service({"cluster": cluster, "service": name})
+            service.desired_count = min(max(service.desired_count, target.min_capacity), target.max_capacity)
+        return target
 
     def run_task(self, request: Request) -> Answer:
         """Start tasks; the same client token gives the same tasks again."""
@@ -93,6 +113,8 @@ class Ecs:
 
     def launch(self, cluster_arn: str, definition: dict[str, Any], **attributes: Any) -> Task:
         """Start a task of a definition."""
+        if self._closing:
+            raise ServiceError("ServerException", "the embedded AWS is closing")
         if len(definition["containerDefinitions"]) != 1:
             raise ServiceError("InvalidParameterException", "the embedded AWS runs tasks of one container")
         task = Task(

@@ -82,15 +82,21 @@ class ApiCall:
         return self._parameters
 
 
+class UnknownOperation(Exception):
+    """A signed request for an operation that botocore does not know; the argument is its access key."""
+
+
 def parse_call(environ: WSGIEnvironment) -> ApiCall | None:
-    """The API call of a request; None when it is not signed, or names no known operation."""
+    """The API call of a request; None when it is not signed. Raises UnknownOperation."""
     query = parse_qs(environ.get("QUERY_STRING", ""))
     presigned = query.get("X-Amz-Credential", [""])[0]
-    text = environ.get("HTTP_AUTHORIZATION") or f"Credential={unquote(presigned)}"
-    scope = _SCOPE.search(text)
-    if scope is None:
+    scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION") or f"Credential={unquote(presigned)}")
+    if scope is not None:
+        access_key, region, service = scope.groups()
+    elif "AWSAccessKeyId" in query:  # a URL of S3 presigned in the older way
+        access_key, region, service = query["AWSAccessKeyId"][0], "", "s3"
+    else:
         return None
-    access_key, region, service = scope.groups()
     if service != "s3" or environ["REQUEST_METHOD"] == "POST":  # bodies of objects stay a stream
         length = int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
@@ -104,7 +110,7 @@ def parse_call(environ: WSGIEnvironment) -> ApiCall | None:
         name = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         model = get_service_model(service)
         if name not in model.operation_names:
-            return None
+            raise UnknownOperation(access_key) from None
         operation, path_parameters = model.operation_model(name), {}
     finally:
         rewind(environ)
@@ -121,7 +127,7 @@ class Endpoint:
     """A WSGI application in front of moto.
 
     `operations` answer in moto's place, by service and operation; `authorize` raises ServiceError for calls
-    that IAM refuses; `written` hears of the S3 calls that moto has done. `routes` serve plain HTTP under a
+    that IAM refuses, and `restricted` tells whether it would look at an access key at all; `written` hears of the S3 calls that moto has done. `routes` serve plain HTTP under a
     first path segment: (method, rest of the path, headers, body) to (status, JSON).
     """
 
@@ -129,6 +135,7 @@ class Endpoint:
         self.operations: dict[str, Mapping[str, Operation]] = {}
         self.routes: dict[str, Callable[[str, str, WSGIEnvironment, bytes], tuple[int, bytes]]] = {}
         self.authorize: Callable[[ApiCall], None] = lambda call: None
+        self.restricted: Callable[[str], bool] = lambda access_key: False
         self.written: Callable[[ApiCall], None] = lambda call: None
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server: BaseWSGIServer | None = None
@@ -156,7 +163,12 @@ class Endpoint:
             body = environ["wsgi.input"].read(length)
             status, answer = self.routes[first](environ["REQUEST_METHOD"], rest, environ, body)
             return _respond(start_response, status, {"Content-Type": "application/json"}, answer)
-        call = parse_call(environ)
+        try:
+            call = parse_call(environ)
+        except UnknownOperation as unknown:
+            if self.restricted(str(unknown)):
+                return _respond(start_response, 403, {}, b'{"__type": "AccessDeniedException"}')
+            call = None
         if call is None:
             return list(self._moto(environ, start_response))
         CURRENT_CALL.set(call)

@@ -36,7 +36,7 @@ class Databases:
         self._directory = directory
         self._progress = progress
         self._binary = find_server()
-        self._servers: dict[str, DatabaseServer] = {}
+        self.servers: dict[str, DatabaseServer] = {}
         self._declared_ports: dict[str, int] = {}
         self._lock = threading.Lock()
         self._told = False
@@ -56,13 +56,13 @@ class Databases:
 
     def close(self) -> None:
         """Shut every server down; the data stay."""
-        for server in list(self._servers.values()):
+        for server in list(self.servers.values()):
             server.stop()
-        self._servers.clear()
+        self.servers.clear()
 
     def server(self, port: int) -> DatabaseServer | None:
         """The server of the instance with a port: its endpoint's, or the one that its template declares."""
-        for name, server in self._servers.items():
+        for name, server in self.servers.items():
             if port in (server.port, self._declared_ports[name]):
                 return server
         return None
@@ -95,7 +95,7 @@ class Databases:
         )
         server.start()
         with self._lock:
-            self._servers[name], self._declared_ports[name] = server, int(instance.port or 0)
+            self.servers[name], self._declared_ports[name] = server, int(instance.port or 0)
         username, password = _account(backend, instance)
         server.set_account(username, password, instance.db_name)
         instance.port = server.port
@@ -104,7 +104,7 @@ class Databases:
         instance = original(backend, **request)
         final = request.get("final_db_snapshot_identifier")
         with self._lock:
-            server = self._servers.pop(request["db_instance_identifier"], None)
+            server = self.servers.pop(request["db_instance_identifier"], None)
         if server is not None:
             server.stop()
             if final:

@@ -76,7 +76,7 @@ class Service:
         """Apply an UpdateService request; a new task definition starts a deployment."""
         with self._lock:
             self.settings.update({key: value for key, value in request.items() if value is not None})
-            self.desired_count = self.settings.get("desiredCount", self.desired_count)
+            self.desired_count = request.get("desiredCount", self.desired_count)
             primary = self._deployments[0]
             self._deployments = [item for item in self._deployments if item.state != "FAILED" or item.tasks]
             current = primary.definition["taskDefinitionArn"]

@@ -39,6 +39,7 @@ class Machine:
     python: Path
     container: Path
     logs: Path
+    pids: Path
     region: str
     client: Callable[[str, str], Any]
     credentials: Callable[[str], str]
@@ -138,6 +139,12 @@ class Task:
         self.desired_status, self.stopped_reason, self.stop_code = "STOPPED", reason, code
         threading.Thread(target=self._stop, daemon=True, name=f"stop task {self.id}").start()
 
+    def kill(self) -> None:
+        """End the process now."""
+        self.desired_status = "STOPPED"
+        if self.process is not None:
+            _signal(self.process, signal.SIGKILL)
+
     def _stop(self) -> None:
         if self.process is None:
             return
@@ -163,6 +170,7 @@ class Task:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C must not reach it before the ordered stop
             )
+            _remember(machine.pids, self.process)
             self.status, self.started = "RUNNING", datetime.now(timezone.utc)
             assert self.process.stdout is not None  # noqa: S101 - it was asked for above
             for line in self.process.stdout:
@@ -179,6 +187,8 @@ class Task:
         finally:
             if log is not None:
                 log.close()
+            if self.process is not None:
+                (machine.pids / str(self.process.pid)).unlink(missing_ok=True)
             self.desired_status = self.status = "STOPPED"
             self.stopped = datetime.now(timezone.utc)
             self.done.set()
@@ -294,6 +304,26 @@ class LogStream:
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+def _remember(pids: Path, process: subprocess.Popen[bytes]) -> None:
+    pids.mkdir(parents=True, exist_ok=True)
+    (pids / str(process.pid)).write_text(_command_line(process.pid))
+
+
+def _command_line(pid: int) -> str:
+    command = ["ps", "-ww", "-p", str(pid), "-o", "command="]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def stop_leftovers(pids: Path) -> None:
+    """End the processes of tasks that outlived an embedded AWS which was killed."""
+    for file in pids.glob("*"):
+        command = file.read_text()
+        if command and _command_line(int(file.name)) == command:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(file.name), signal.SIGKILL)
+        file.unlink()
 
 
 def new_task_arn(cluster_arn: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlparse
 from local.cloudformation import buckets, networking, resources, services
 from local.cloudformation.custom_resources import EQUIVALENTS, Answers, CustomResource
 from local.cloudformation.engine import Deletion, Deployment, Revision, Stack, now, set_status
-from local.cloudformation.provider import Environment, Provider, ResourceFailure
+from local.cloudformation.provider import Abandoned, Environment, Provider, ResourceFailure
 from local.cloudformation.template import Resolver, TemplateError, parse
 from local.endpoint import CURRENT_CALL, ServiceError
 
@@ -266,8 +266,10 @@ class CloudFormation:
         return {"StackId": stack.id}
 
     def close(self) -> None:
-        """Wait for nothing: operations are daemons, and what they wait for stops with the rest."""
-        self._operations.clear()
+        """Have the operations under way give up where they are."""
+        self._environment.closing.set()
+        for thread in self._operations:
+            thread.join()
 
     def _deploy(self, stack: Stack, revision: Revision, *, rollback: bool) -> None:
         deployment = Deployment(
@@ -291,12 +293,15 @@ class CloudFormation:
         def guarded() -> None:
             try:
                 run()
+            except Abandoned:
+                return
             except Exception as error:
                 failed = stack.status.removesuffix("_IN_PROGRESS") + "_FAILED"
                 set_status(stack, failed, f"Internal failure: {error!r}")
                 raise
 
         thread = threading.Thread(target=guarded, daemon=True, name=f"stack {stack.name}")
+        self._operations.append(thread)
         thread.start()
 
     def _new_stack(self, request: Request) -> Stack:

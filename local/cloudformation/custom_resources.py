@@ -132,13 +132,15 @@ class CustomResource:
         call(client, "invoke", FunctionName=function, InvocationType="Event", Payload=json.dumps(event))
         timeout = float(request.properties.get("ServiceTimeout", DEFAULT_SERVICE_TIMEOUT))
         while timeout > 0:
-            if answer := self._answers.wait(token, min(timeout, 0.2)):
+            reason = self._gave_up(function)
+            if answer := self._answers.wait(token, 0.1):
                 return answer
-            if reason := self._gave_up(function):
+            if reason is not None:
                 # AWS would wait for ServiceTimeout; nothing can come any more, so say now what happened
                 raise ResourceFailure(
                     f"CloudFormation did not receive a response from your Custom Resource: {reason}"
                 )
+            request.pause(0.1)
             timeout -= 0.2
         raise ResourceFailure(
             "CloudFormation did not receive a response from your Custom Resource. "

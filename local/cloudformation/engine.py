@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -11,10 +12,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from local.cloudformation.provider import Created, Environment, Provider, ResourceFailure, ResourceRequest
+from local.cloudformation.provider import (
+    Abandoned,
+    Created,
+    Environment,
+    Provider,
+    ResourceFailure,
+    ResourceRequest,
+)
 from local.cloudformation.template import Resolver, TemplateError, creation_order, parse
 
 _STACK = "AWS::CloudFormation::Stack"
+_TAKEN = re.compile(r"already ?exists|AlreadyExists|AlreadyOwnedByYou|InvalidGroup.Duplicate", re.IGNORECASE)
+_NAMES_TO_TRY = 4
 
 
 def now() -> datetime:
@@ -151,6 +161,8 @@ class Deployment:
         )
 
     def _put(self, logical_id: str, definition: Mapping[str, Any], resolver: Resolver) -> None:
+        if self.environment.closing.is_set():
+            raise Abandoned
         old = self.stack.resources.get(logical_id)
         verb = "CREATE" if old is None else "UPDATE"
         try:
@@ -193,7 +205,15 @@ class Deployment:
 
     def _create(self, logical_id: str, definition: Mapping[str, Any], properties: Any) -> Resource:
         provider = self.provider(definition["Type"])
-        created = provider.create(self._request(logical_id, definition, properties))
+        for attempt in range(_NAMES_TO_TRY):
+            try:
+                created = provider.create(self._request(logical_id, definition, properties))
+                break
+            except ResourceFailure as failure:
+                # something retained may bear the name: AWS's names are random, these are not
+                if attempt + 1 == _NAMES_TO_TRY or not _TAKEN.search(str(failure)):
+                    raise
+                self._generation[logical_id] = self._generation.get(logical_id, 0) + 1
         return _resource(logical_id, definition, properties, created)
 
     def _update(self, old: Resource, definition: Mapping[str, Any], properties: Any) -> Resource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,14 +14,22 @@ from botocore.exceptions import ClientError, ParamValidationError
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 
+class Abandoned(Exception):
+    """The embedded AWS closes while an operation is under way."""
+
+
 class ResourceFailure(Exception):
     """A resource could not be created, updated or deleted; the message is the event's reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where resources are made: `client(service)` gives a boto3 client with the rights of the deployment."""
+    """Where resources are made: `client(service)` gives a boto3 client with the rights of the deployment.
 
+    `closing` is set when everything is about to stop: who waits then gives up.
+    """
+
+    closing: threading.Event = field(default_factory=threading.Event)
     client: Callable[[str], Any]
     region: str
     partition: str
@@ -38,6 +47,11 @@ class ResourceRequest:
     stack_id: str
     suffix: str
     environment: Environment
+
+    def pause(self, seconds: float) -> None:
+        """Wait a moment. Raises Abandoned when there is nothing to wait for any more."""
+        if self.environment.closing.wait(seconds):
+            raise Abandoned
 
     def name(self, limit: int = 64) -> str:
         """The name for a resource whose template gives none."""
@@ -179,7 +193,8 @@ class ApiProvider:
             if any(self.renamed.get(key, key).lower() not in known for key in remaining):
                 return None
             given = {key: value for key, value in prepared.items() if key.lower() in known}
-            call(client, self.update_call, **{**to_api(shape, given), self.key: physical_id})
+            identity = {self.key: physical_id} if self.key else {}
+            call(client, self.update_call, **{**to_api(shape, given), **identity})
         return self._finish(client, request, Created(physical_id), old)
 
     def delete(self, request: ResourceRequest, physical_id: str, *, snapshot: bool) -> None:

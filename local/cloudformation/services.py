@@ -59,29 +59,29 @@ class Service:
 
     def delete(self, request: ResourceRequest, physical_id: str, *, snapshot: bool) -> None:
         """Stop the tasks, drained, and delete the service."""
-        client, cluster = request.environment.client("ecs"), request.properties.get("Cluster", "default")
-        call(client, "delete_service", cluster=cluster, service=physical_id, force=True)
-        self._until(client, cluster, physical_id, lambda service: service["status"] == "INACTIVE")
+        cluster = request.properties.get("Cluster", "default")
+        ecs = request.environment.client("ecs")
+        call(ecs, "delete_service", cluster=cluster, service=physical_id, force=True)
+        self._until(request, physical_id, lambda service: service["status"] == "INACTIVE")
 
     def _wait(self, request: ResourceRequest, service: str) -> None:
-        client, cluster = request.environment.client("ecs"), request.properties.get("Cluster", "default")
-
         def settled(found: dict[str, Any]) -> bool:
             states = [deployment["rolloutState"] for deployment in found["deployments"]]
             return "FAILED" in states or (states == ["COMPLETED"])
 
-        found = self._until(client, cluster, service, settled)
+        found = self._until(request, service, settled)
         failed = [item for item in found["deployments"] if item["rolloutState"] == "FAILED"]
         if failed:
             raise ResourceFailure(failed[0]["rolloutStateReason"])
 
-    def _until(self, client: Any, cluster: str, service: str, reached: Any) -> dict[str, Any]:
+    def _until(self, request: ResourceRequest, service: str, reached: Any) -> dict[str, Any]:
+        client, cluster = request.environment.client("ecs"), request.properties.get("Cluster", "default")
         deadline = time.monotonic() + STEADY_STATE_SECONDS
         while time.monotonic() < deadline:
             [found] = call(client, "describe_services", cluster=cluster, services=[service])["services"]
             if reached(found):
                 return dict(found)
-            time.sleep(0.2)
+            request.pause(0.2)
         raise ResourceFailure(f"the service {service} did not reach a steady state in time")
 
 
