@@ -43,8 +43,11 @@ image: ## build the server's container image with docker or podman
 	@$(or $(shell command -v docker),$(shell command -v podman),$(error No container engine: install docker or podman)) \
 	    build --tag mlflow-aws-kit:local container
 
+COMPILE := pip compile --universal --python-version 3.10 --generate-hashes --upgrade --quiet
 lock: tools  ## resolve the Python dependencies anew and write the locks
-	@$(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-header --upgrade --quiet pyproject.toml -o requirements.txt
+	@$(UV) $(COMPILE) --no-header pyproject.toml -o requirements.txt
+	@cd container && ../$(UV) $(COMPILE) --excludes requirements.exclude requirements.in -o requirements.txt
+	@cd tests/security && ../../$(UV) $(COMPILE) checkov-requirements.in -o checkov-requirements.txt
 
 clean:  ## remove what the targets above made (not the data under .local)
 	@rm -rf $(VENV) .venv-server .venv-checkov node_modules cdk.out .cache
@@ -82,6 +85,6 @@ node_modules/.package-lock.json: package.json package-lock.json
 	@npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-.cache/database:
-	@local/get_database.sh
+.cache/database: | $(VENV)/.ready
+	@$(BIN)/python -m local.get_database
 	@mkdir -p .cache && touch $@

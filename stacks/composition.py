@@ -57,6 +57,8 @@ def compose(scope: Construct, environment: Environment) -> None:
     _grant(environment, storage=storage, tracking_server=tracking_server, access=access)
     _publish(environment.name, storage=storage, tracking_server=tracking_server, access=access)
     for stack in (network, storage, tracking_server, access, observability):
+        # of every stack: a `cdk destroy` is refused before it has taken the service down, not after
+        stack.termination_protection = environment.protect
         for key, value in environment.tags.items():
             stack.add_stack_tag(key, value)  # CloudFormation hands them on to every resource
     if environment.permissions_boundary_arn:

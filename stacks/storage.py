@@ -43,7 +43,6 @@ class StorageStack(cdk.Stack):
             id,
             env=env,
             description="MLflow AWS Kit: storage",
-            termination_protection=environment.protect,
         )
         self._environment = environment
         self._removal = cdk.RemovalPolicy.RETAIN if environment.protect else cdk.RemovalPolicy.DESTROY
