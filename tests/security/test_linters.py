@@ -17,7 +17,8 @@ from stacks.environment_files import names
 
 CHECKOV = ROOT / ".venv-checkov" / "bin" / "checkov"
 
-#: In a process of its own: CDK reads whether to validate when its own process starts.
+#: In a process of its own: CDK reads whether to validate when its own process starts. The last one is broken, to
+#: see that the rules are at work.
 SYNTHESISE_ALL = """
 import json, sys
 import aws_cdk as cdk
@@ -25,15 +26,22 @@ from aws_cdk import aws_ecs as ecs
 from stacks.composition import compose
 from stacks.environment_files import load, names
 
-def is_task(construct):
-    return isinstance(construct, ecs.CfnTaskDefinition)
-
-context = json.load(open("cdk.json"))["context"]
-for name in names():
-    app = cdk.App(context=context, outdir=f"{sys.argv[1]}/{name.replace('/', '-')}")
+def composed(name, directory):
+    app = cdk.App(context=json.load(open("cdk.json"))["context"], outdir=f"{sys.argv[1]}/{directory}")
     compose(app, load(name))
-    app.synth()
+    return app
+
+for name in names():
+    composed(name, name.replace("/", "-")).synth()
     print(name)
+app = composed("dev", "broken")
+for task in app.node.find_all():
+    if isinstance(task, ecs.CfnTaskDefinition):
+        task.add_property_override("Cpu", "1")
+try:
+    app.synth()
+except RuntimeError:
+    print("refused")
 """
 
 #: Template, resource and rule.
@@ -132,18 +140,7 @@ def test_cdk_validates_every_environment_with_its_rules_as_errors(tmp_path: Path
         PYTHONPATH=str(ROOT),
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == names()
-    assert "issues in your templates" not in ended.stderr
-
-
-def test_the_validation_would_find_something(tmp_path: Path) -> None:
-    broken = SYNTHESISE_ALL.replace(
-        "app.synth()",
-        "[c.add_property_override('Cpu', '1') for c in app.node.find_all() if is_task(c)]; app.synth()",
-    )
-    ended = run([sys.executable, "-c", broken, tmp_path], CDK_VALIDATION="true", PYTHONPATH=str(ROOT))
-    assert ended.returncode != 0
-    assert "Cpu" in ended.stderr + ended.stdout
+    assert ended.stdout.split() == [*names(), "refused"]
 
 
 def test_the_cdk_cli_synthesises_without_credentials(tmp_path: Path) -> None:
