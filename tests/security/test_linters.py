@@ -111,7 +111,15 @@ def test_cfn_lint_finds_what_is_accepted_and_nothing_else(bare_templates: Path) 
 
 @pytest.mark.skipif(not CHECKOV.exists(), reason="needs .venv-checkov, which `make setup` makes")
 def test_checkov_finds_what_is_accepted_and_nothing_else(bare_templates: Path) -> None:
-    command = [CHECKOV, "--directory", bare_templates, "--framework", "cloudformation", "--output", "json"]
+    command: list[str | Path] = [
+        CHECKOV,
+        "--directory",
+        bare_templates,
+        "--framework",
+        "cloudformation",
+        "--output",
+        "json",
+    ]
     ended = subprocess.run(
         [*command, "--quiet", "--compact", "--skip-download"], capture_output=True, text=True, check=False
     )

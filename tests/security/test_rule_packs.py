@@ -42,7 +42,7 @@ def violations(synthesis: Synthesis) -> Iterator[tuple[str, str]]:
     for pack in PACKS:
         for violation in pack(synthesis.app).validate_scope(synthesis.app).violations:
             for resource in violation.violating_resources:
-                yield resource.construct_path, violation.rule_name
+                yield str(resource.construct_path), violation.rule_name
 
 
 @pytest.mark.parametrize("name", ["dev", "examples/bring-your-own"])

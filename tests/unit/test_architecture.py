@@ -45,7 +45,7 @@ def imports(source: str) -> Iterator[str]:
                 func=ast.Attribute(attr="import_module") | ast.Name(id="__import__" | "import_module")
             ):
                 yield from (
-                    argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)
+                    str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)
                 )
 
 

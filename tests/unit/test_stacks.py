@@ -50,9 +50,8 @@ def container(synthesis: Synthesis, command: str) -> dict[str, Any]:
     for resource in synthesis.resources("AWS::ECS::TaskDefinition").values():
         (definition,) = resource["Properties"]["ContainerDefinitions"]
         if definition["Command"] == [command]:
-            return definition | {
-                "Environment": {each["Name"]: flattened(each["Value"]) for each in definition["Environment"]}
-            }
+            variables = {each["Name"]: flattened(each["Value"]) for each in definition["Environment"]}
+            return {**definition, "Environment": variables}
     raise AssertionError(f"no task runs {command}")
 
 
