@@ -114,6 +114,11 @@ class Balancers:
         """A target as it is now; None when it is not registered."""
         return self._find(group, host, port)
 
+    def patience(self, group: str) -> float:
+        """How long, in seconds, a target's checks may fail until it counts as unhealthy."""
+        settings = self._group(group)
+        return float(settings.health_check_interval_seconds) * int(settings.unhealthy_threshold_count)
+
     def _find(self, group: str, host: str, port: int) -> Target | None:
         for target in self._targets.get(group, []):
             if (target.host, target.port) == (host, port):

@@ -126,9 +126,10 @@ def rewind(environ: WSGIEnvironment) -> None:
 class Endpoint:
     """A WSGI application in front of moto.
 
-    `operations` answer in moto's place, by service and operation; `authorize` raises ServiceError for calls
-    that IAM refuses, and `restricted` tells whether it would look at an access key at all; `written` hears of the S3 calls that moto has done. `routes` serve plain HTTP under a
-    first path segment: (method, rest of the path, headers, body) to (status, JSON).
+    `operations` answer in moto's place, by service and operation. `authorize` raises ServiceError for calls
+    that IAM refuses; `restricted` tells whether an access key is one that it looks at. `written` hears of the
+    S3 calls that moto has done. `routes` serve plain HTTP under a first path segment: (method, rest of the
+    path, headers, body) to (status, JSON).
     """
 
     def __init__(self) -> None:
@@ -165,8 +166,8 @@ class Endpoint:
             return _respond(start_response, status, {"Content-Type": "application/json"}, answer)
         try:
             call = parse_call(environ)
-        except UnknownOperation as unknown:
-            if self.restricted(str(unknown)):
+        except UnknownOperation as error:
+            if self.restricted(str(error)):
                 return _respond(start_response, 403, {}, b'{"__type": "AccessDeniedException"}')
             call = None
         if call is None:
@@ -182,10 +183,10 @@ class Endpoint:
             rewind(environ)
             try:
                 done: Iterable[bytes] = self._moto(environ, start_response)
-            except NotImplementedError as error:
-                unknown = ServiceError("NotImplemented", str(error))
-                unknown.status = 501  # which no SDK tries again
-                return _serialize(call, unknown, start_response)
+            except NotImplementedError as missing:
+                refusal = ServiceError("NotImplemented", str(missing))
+                refusal.status = 501  # which no SDK tries again
+                return _serialize(call, refusal, start_response)
             if call.service == "s3":
                 self.written(call)
             return done

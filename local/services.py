@@ -282,8 +282,9 @@ class Service:
         age = (datetime.now(timezone.utc) - (task.started or task.created)).total_seconds()
         for group in self._target_groups():
             target = self._balancers.health(group, "127.0.0.1", task.port)
-            # one that was never healthy gets its grace period, and the checks that make it unhealthy
-            late = target is not None and target.state == "initial" and target.failed and age > grace + 60
+            # one that was never healthy gets its grace period, and the checks that would make it unhealthy
+            patience = grace + self._balancers.patience(group)
+            late = target is not None and target.state == "initial" and target.failed and age > patience
             if target is not None and (late or (target.state == "unhealthy" and age > grace)):
                 return f"Task failed ELB health checks in (target-group {group}): {target.reason}"
         return None

@@ -182,7 +182,7 @@ class Task:
             if self.desired_status != "STOPPED":
                 self.stopped_reason = "Essential container in task exited"
                 self.stop_code = "EssentialContainerExited"
-        except (CannotStart, ClientError, OSError) as error:
+        except Exception as error:  # whatever it is, the task has to say so
             self.stopped_reason, self.stop_code = str(error), "TaskFailedToStart"
         finally:
             if log is not None:
