@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -55,11 +54,23 @@ def up(
                 print_json(product.outputs)
             else:
                 _announce(env, product.outputs, directory)
-            threading.Event().wait()
-    except KeyboardInterrupt:
-        err.print(f"Stopped. The data is kept: `kit up {env}` goes on from there.")
+            _wait_for_end()
+            progress("stopping")
+    except KeyboardInterrupt:  # while it was starting
+        err.print("Stopped before it was up.")
+        raise typer.Exit(130) from None
     except (CdkError, OSError) as error:
         fail(str(error), todo=f"The logs are in {directory / 'logs'}.")
+    err.print(f"Stopped. The data is kept: `kit up {env}` goes on from there.")
+
+
+def _wait_for_end() -> None:
+    """Until Ctrl-C or SIGTERM. A second one changes nothing: it must not cut the ordered stop short."""
+    ended: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: ended.append(number))
+    while not ended:
+        time.sleep(0.2)
 
 
 def _announce(env: str, outputs: dict[str, str], directory: Path) -> None:

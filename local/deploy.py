@@ -167,6 +167,8 @@ class Cdk:
             "CDK_VALIDATION": "false",  # the rules of the assembly are checked by tests, once
             "CDK_DISABLE_VERSION_CHECK": "1",
             "CDK_DISABLE_CLI_TELEMETRY": "true",
+            # the CLI remembers the account and partition of an access key: not in the user's home
+            "CDK_HOME": str(self.aws.directory / "cdk-home"),
             "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": major.lstrip("v").split(".")[0],
             "JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "1",
             "NODE_NO_WARNINGS": "1",
