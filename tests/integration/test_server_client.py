@@ -192,8 +192,7 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def workers(server: Server) -> list[int]:
