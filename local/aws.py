@@ -9,11 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from moto.backends import SERVICE_NAMES, get_backend
 from moto.core.base_backend import BackendDict
-from moto.core.config import default_user_config
 from moto.utilities.utils import get_partition
 
 from local.authorization import Authorization
@@ -21,7 +18,7 @@ from local.balancer import Balancers
 from local.cloudformation.api import CloudFormation
 from local.cloudformation.custom_resources import Answers
 from local.cloudformation.provider import Environment
-from local.credentials import Credentials
+from local.credentials import Credentials, client
 from local.database import DatabaseServer
 from local.ecs import Ecs
 from local.endpoint import Endpoint
@@ -110,7 +107,6 @@ class EmbeddedAws:
         self._lock_directory()
         stop_leftovers(self.directory / "tasks")
         BackendDict.reset()
-        default_user_config["iam"]["load_aws_managed_policies"] = True
         patches = Patches()
         self._stops.append(patches.undo)
         front = Endpoint()
@@ -120,6 +116,7 @@ class EmbeddedAws:
 
         credentials = Credentials(account=ACCOUNT, partition=self.partition, region=self.region)
         credentials.endpoint = self.endpoint
+        credentials.start(patches)
         front.routes["task-credentials"] = lambda method, token, environ, body: credentials.serve(
             method, token
         )
@@ -240,11 +237,7 @@ class EmbeddedAws:
         """A boto3 client with the operator's rights."""
         with self._clients_lock:
             if service not in self._clients:
-                self._clients[service] = self.session(ACCESS_KEY, SECRET_KEY).client(
-                    service, endpoint_url=self.endpoint, config=Config(retries={"max_attempts": 1})
+                self._clients[service] = client(
+                    service, ACCESS_KEY, SECRET_KEY, region=self.region, endpoint=self.endpoint
                 )
             return self._clients[service]
-
-    def session(self, access_key: str, secret_key: str, token: str | None = None) -> boto3.Session:
-        """A boto3 session with the given credentials."""
-        return boto3.Session(access_key, secret_key, token, region_name=self.region)

@@ -212,7 +212,7 @@ class Balancers:
             reasons = {errno.EADDRINUSE: "is in use by another program", errno.EACCES: "needs root's rights"}
             reason = reasons.get(error.errno or 0, str(error))
             raise ServiceError(
-                "PortUnavailable",
+                "InvalidConfigurationRequest",
                 f"Port {listener.port} of this machine {reason}: "
                 "free it, or set another front.port in the environment file",
             ) from error

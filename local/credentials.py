@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 import threading
@@ -9,14 +10,31 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import boto3
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
-from moto.iam.models import IAMBackend, Policy, iam_backends
+from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.iam.models import AWSManagedPolicy, IAMBackend, Policy, iam_backends
 from moto.sts.models import AssumedRole, STSBackend, sts_backends
 
 from local.endpoint import ServiceError
 from local.iam import Statement, trusts
+from local.patches import Patches
 
 _HOURS = 6
+# reading the services' models is most of what a client costs
+_MODELS = botocore.loaders.create_loader()
+
+
+def client(
+    service: str, access_key: str, secret_key: str, token: str | None = None, *, region: str, endpoint: str
+) -> Any:
+    """A boto3 client of a service at the endpoint, which tries once."""
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _MODELS)
+    session = boto3.Session(access_key, secret_key, token, region_name=region, botocore_session=core)
+    config = Config(retries={"max_attempts": 1})
+    return session.client(service, endpoint_url=endpoint, config=config)
 
 
 class Credentials:
@@ -28,6 +46,11 @@ class Credentials:
         self._roles: dict[str, str] = {}  # by the token in a container credentials URL
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
+
+    def start(self, patches: Patches) -> None:
+        """Have AWS's own policies there when they are named; to make all of them takes a second and 300 MB."""
+        for name in ("attach_role_policy", "get_policy"):
+            patches.wrap(IAMBackend, name, _with_aws_policy)
 
     @property
     def iam(self) -> IAMBackend:
@@ -59,13 +82,13 @@ class Credentials:
         with self._lock:
             if (service, role_arn) not in self._clients:
                 session = self.session(role_arn, "ecs-tasks.amazonaws.com", "agent")
-                self._clients[service, role_arn] = boto3.Session(
-                    session.access_key_id,
-                    session.secret_access_key,
-                    session.session_token,
-                    region_name=self._region,
-                ).client(service, endpoint_url=self.endpoint, config=Config(retries={"max_attempts": 1}))
+                self._clients[service, role_arn] = self.client_of(session, service)
             return self._clients[service, role_arn]
+
+    def client_of(self, session: AssumedRole, service: str) -> Any:
+        """A boto3 client with a session's credentials."""
+        keys = (session.access_key_id, session.secret_access_key, session.session_token)
+        return client(service, *keys, region=self._region, endpoint=self.endpoint)
 
     def url(self, role_arn: str) -> str:
         """A container credentials endpoint that gives out a task role's credentials."""
@@ -101,6 +124,21 @@ class Credentials:
         boundary = role.permissions_boundary_arn
         limits = _document(self.iam.get_policy(boundary)) if boundary else None
         return _statements(documents), None if limits is None else _statements([limits])
+
+
+@functools.cache
+def _aws_policies() -> dict[str, dict[str, Any]]:
+    policies: dict[str, dict[str, Any]] = json.loads(aws_managed_policies_data)
+    return policies
+
+
+def _with_aws_policy(original: Any, backend: IAMBackend, policy_arn: str, *arguments: Any) -> Any:
+    name = policy_arn.rsplit("/", 1)[-1]
+    missing = ":iam::aws:policy/" in policy_arn and policy_arn not in backend.managed_policies
+    if missing and (data := _aws_policies().get(name)):
+        policy = AWSManagedPolicy.from_data(name, backend.account_id, backend.region_name, data)
+        backend.managed_policies[policy.arn] = policy
+    return original(backend, policy_arn, *arguments)
 
 
 def _document(policy: Policy) -> dict[str, Any]:

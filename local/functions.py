@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 from moto.awslambda.models import LambdaBackend, LambdaFunction, lambda_backends
 
 from local.credentials import Credentials
@@ -189,9 +188,7 @@ class Functions:
     def _log(self, function: LambdaFunction, request_id: str, started: float, lines: list[str]) -> None:
         """Write an invocation's output into the function's log group, with the function's own rights."""
         session = self._credentials.session(function.role, "lambda.amazonaws.com", function.function_name)
-        logs: Any = boto3.Session(
-            session.access_key_id, session.secret_access_key, session.session_token, region_name=self._region
-        ).client("logs", endpoint_url=self._endpoint())
+        logs = self._credentials.client_of(session, "logs")
         target = {
             "logGroupName": self._log_groups[function.function_name],
             "logStreamName": f"{time.strftime('%Y/%m/%d')}/[$LATEST]{request_id.replace('-', '')}",

@@ -238,8 +238,10 @@ class Service:
         self._event(
             f"(service {self.name}) deployment {deployment.id} deployment failed: tasks failed to start."
         )
-        if breaker.get("rollback") and self._settled is not None and self._settled is not deployment:
-            self._deploy(Deployment(self._settled.definition))
+        last = self._settled
+        if breaker.get("rollback") and last is not None and last is not deployment:
+            self._deploy(Deployment(last.definition, tasks=last.tasks))
+            last.tasks = []
 
     def _deploy(self, deployment: Deployment) -> None:
         # an older deployment that never settled has nothing to tell any more

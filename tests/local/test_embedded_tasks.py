@@ -16,7 +16,6 @@ from local.database import free_port
 
 LOGS = {"Effect": "Allow", "Action": "logs:*", "Resource": "*"}
 SECRET = {"Effect": "Allow", "Action": "secretsmanager:GetSecretValue", "Resource": "*"}
-AWSVPC: dict[str, Any] = {}
 
 
 class Cluster:

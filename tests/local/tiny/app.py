@@ -163,5 +163,5 @@ class Tiny(cdk.Stack):
 
 
 app = cdk.App()
-Tiny(app, "tiny", termination_protection=bool(app.node.try_get_context("terminate")) or None)
+Tiny(app, "tiny")
 app.synth()
