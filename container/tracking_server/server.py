@@ -11,6 +11,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp
 from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
 
@@ -73,16 +74,22 @@ def _wait_for_schema(engine: Engine) -> None:
     deadline = time.monotonic() + SCHEMA_WAIT_SECONDS
     while True:
         wait_for_database(engine)
-        with engine.connect() as connection:
-            schema = read_schema(connection)
-        if schema.revision == target and not schema.running:
-            return
-        found = f"revision {schema.revision}" if schema.revision else "no MLflow schema"
-        if schema.revision and not is_known(schema.revision):
-            raise SchemaTooNew(
-                f"the database holds {found}, which is newer than this image's {target}: deploy the newer "
-                "image again"
-            )
+        try:
+            with engine.connect() as connection:
+                schema = read_schema(connection)
+        except DBAPIError as error:  # a table can be dropped between being listed and being read
+            found = f"a schema that cannot be read just now ({error.orig})"
+        else:
+            if schema.revision == target and not schema.running:
+                return
+            if schema.revision and not is_known(schema.revision):
+                raise SchemaTooNew(
+                    f"the database holds revision {schema.revision}, which is newer than this image's {target}: "
+                    "deploy the newer image again"
+                )
+            found = f"revision {schema.revision}" if schema.revision else "no MLflow schema"
+            if schema.running:
+                found += " and an unfinished migration"
         if time.monotonic() > deadline:
             raise SchemaNotReady(
                 f"the database holds {found}, this image needs {target}: run `migrate` first"
