@@ -27,7 +27,7 @@ lint: tools  ## formatting, linting and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@cd container && ../$(BIN)/mypy --strict --python-executable ../.venv-server/bin/python tracking_server
+	@cd container && ../$(BIN)/mypy --strict tracking_server
 
 format: tools  ## let ruff format and mend
 	@$(BIN)/ruff check --fix .
