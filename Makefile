@@ -69,13 +69,13 @@ $(VENV)/.ready: requirements.txt pyproject.toml | $(UV)
 
 .venv-server/.ready: container/requirements.txt | $(UV)
 	@echo "Installing the server's Python packages, as the image has them (0.5 GB, once)"
-	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-server
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-server
 	@$(UV) pip sync --quiet --python .venv-server/bin/python --require-hashes container/requirements.txt
 	@touch $@
 
 .venv-checkov/.ready: tests/security/checkov-requirements.txt | $(UV)
 	@echo "Installing checkov apart from the rest: it pins an old boto3"
-	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-checkov
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-checkov
 	@$(UV) pip sync --quiet --python .venv-checkov/bin/python --require-hashes tests/security/checkov-requirements.txt
 	@touch $@
 
