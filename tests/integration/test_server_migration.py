@@ -85,7 +85,7 @@ def test_two_servers_and_two_migrations_at_once(
     backend = new_backend()
     servers: list[Server] = [start("serve", backend) for _ in range(2)]
     migrations = [start("migrate", backend) for _ in range(2)]
-    assert [migration.wait() for migration in migrations] == [OK, OK]
+    assert [migration.wait() for migration in migrations] == [OK, OK], migrations[0].output
     assert states(backend) == ["done"]
     for server in servers:
         server.wait_until_healthy()
