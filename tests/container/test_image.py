@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -30,18 +31,32 @@ HARDENED = [
 ]
 
 
-def engine() -> str | None:
-    """A container engine that works on this machine."""
-    for name in ("docker", "podman"):
-        if shutil.which(name) and subprocess.run([name, "info"], capture_output=True).returncode == 0:
-            return name
-    return None
-
-
-ENGINE = engine()
-pytestmark = pytest.mark.skipif(
-    ENGINE is None, reason="no container engine: neither `docker info` nor `podman info` works here"
+[BASE] = set(
+    re.findall(r"^FROM (\S+:\S+)", (REPOSITORY / "container" / "Dockerfile").read_text(), re.MULTILINE)
 )
+
+
+def engine() -> tuple[str | None, str]:
+    """A container engine that can build here, or None and why there is none."""
+    reasons = []
+    for name in ("docker", "podman"):
+        if not shutil.which(name):
+            reasons.append(f"{name} is not installed")
+        elif not _succeeds(name, "info"):
+            reasons.append(f"`{name} info` fails")
+        elif not _succeeds(name, "image", "inspect", BASE) and not _succeeds(name, "pull", BASE):
+            reasons.append(f"{name} cannot pull {BASE}")
+        else:
+            return name, ""
+    return None, "no container engine that can build here: " + ", ".join(reasons)
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, timeout=600).returncode == 0
+
+
+ENGINE, _reason = engine()
+pytestmark = pytest.mark.skipif(ENGINE is None, reason=_reason)
 
 
 def run(*arguments: str, check: bool = True) -> str:
