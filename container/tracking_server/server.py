@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import signal
 import time
 from typing import Any
 
@@ -120,6 +122,12 @@ class _Worker(UvicornWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **parameters: Any) -> None:
         super().__init__(*arguments, **parameters)
         logging.getLogger("uvicorn.error").propagate = True
+
+    async def callback_notify(self) -> None:
+        """Called about once a minute: end, like gunicorn's own workers, when the supervisor was killed."""
+        await super().callback_notify()
+        if os.getppid() != self.ppid:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
