@@ -21,7 +21,7 @@ up: tools  ## a tracking server on this machine, from the stacks that AWS would 
 
 test: tools .venv-checkov/.ready .cache/database  ## every test and check
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile  # two: most tests wait for a process that they started
 
 lint: tools  ## formatting, linting and types
 	@$(BIN)/ruff format --check .
@@ -70,7 +70,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml | $(UV)
 .venv-server/.ready: container/requirements.txt | $(UV)
 	@echo "Installing the server's Python packages, as the image has them (0.5 GB, once)"
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-server
-	@$(UV) pip sync --quiet --python .venv-server/bin/python --require-hashes container/requirements.txt
+	@$(UV) pip sync --quiet --reinstall --python .venv-server/bin/python --require-hashes container/requirements.txt
 	@touch $@
 
 .venv-checkov/.ready: tests/security/checkov-requirements.txt | $(UV)

@@ -52,6 +52,14 @@ def mlflow_version() -> str:
     return pinned[1]
 
 
+def trusts_databases_of(region: str) -> bool:
+    """Whether the image holds the authorities that sign the certificates of RDS in `region`.
+
+    The bundle names each authority, as in `# Amazon RDS eu-west-1 Root CA RSA2048 G1`, above its certificate.
+    """
+    return f"\n# Amazon RDS {region} Root CA" in "\n" + (CONTAINER / "rds-trust-bundle.pem").read_text()
+
+
 class TrackingServerStack(cdk.Stack):
     """The MLflow tasks behind a load balancer.
 
@@ -73,6 +81,12 @@ class TrackingServerStack(cdk.Stack):
         storage: StorageStack,
     ) -> None:
         super().__init__(scope, id, env=env, description="MLflow AWS Kit: tracking server")
+        if not trusts_databases_of(environment.region):
+            cdk.Annotations.of(self).add_warning_v2(
+                "mlflow-aws-kit:rds-trust-bundle",
+                f"The image does not know the authorities of RDS in {environment.region}: its server would refuse "
+                "the database. Run `.venv/bin/python container/refresh_trust_bundle.py` once before deploying.",
+            )
         self._environment = environment
         self._network = network
         self._storage = storage

@@ -10,6 +10,7 @@ from typing import Any
 
 import cfnlint
 import pytest
+from aws_cdk import cx_api
 from synth import Resource, Synthesis, changed, flattened, of, synthesise
 
 from stacks.access import POLICIES, ROLES
@@ -452,6 +453,20 @@ def test_other_partitions_hold_no_name_of_the_first(name: str) -> None:
         assert "arn:aws:" not in text, stack
         literals = set(re.findall(r"[\w.*-]*amazonaws\.com[\w.]*", text))
         assert literals <= {f"{principal}.amazonaws.com" for principal in PRINCIPALS}, stack
+
+
+@every_environment
+def test_a_region_whose_databases_the_image_does_not_trust_is_warned_of(name: str) -> None:
+    synthesis = synthesise(name)
+    warnings = [
+        message.entry.data
+        for stack in synthesis.assembly.stacks
+        for message in stack.messages
+        if message.level == cx_api.SynthesisMessageLevel.WARNING
+    ]
+    covered = synthesis.environment.region.split("-")[:2] not in (["cn", "north"], ["us", "gov"])
+    assert len(warnings) == (0 if covered else 1)
+    assert all("refresh_trust_bundle.py" in str(warning) for warning in warnings)
 
 
 @every_environment
