@@ -39,9 +39,12 @@ synth: tools  ## the CloudFormation templates of an environment (ENV=dev)
 docs: tools  ## regenerate the reference pages
 	@$(BIN)/python -m stacks.reference
 
-image: ## build the server's container image with docker or podman
-	@$(or $(shell command -v docker),$(shell command -v podman),$(error No container engine: install docker or podman)) \
-	    build --tag mlflow-aws-kit:local container
+ENGINE ?= $(firstword $(foreach engine,docker podman,$(shell command -v $(engine))))
+IMAGE  := mlflow-aws-kit:local
+image:  ## build the server's container image with docker or podman, and print its size
+	@$(if $(ENGINE),,echo "No container engine: install docker or podman"; exit 1)
+	@$(ENGINE) build --tag $(IMAGE) container
+	@$(ENGINE) image inspect --format '{{.Size}}' $(IMAGE) | awk '{printf "$(IMAGE): %.0f MB unpacked\n", $$1 / 1e6}'
 
 COMPILE := pip compile --universal --python-version 3.10 --generate-hashes --upgrade --quiet
 lock: tools  ## resolve the Python dependencies anew and write the locks
