@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def unknown_environments(page: str) -> list[str]:
 
 def missing_files(page: str) -> list[str]:
     """Paths in code spans that begin at a room of the repository and do not exist."""
-    rooms = {path.name for path in ROOT.iterdir()} - {".venv", ".local", "cdk.out", "node_modules"}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rooms = {path.split("/")[0] for path in tracked.splitlines()}
     paths = [
         span
         for span in re.findall(r"`([^`\s]+/[^`\s]*)`", without_blocks(page))
