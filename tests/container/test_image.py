@@ -88,6 +88,7 @@ def test_runs_as_a_numeric_user_that_is_not_root(image: dict[str, Any]) -> None:
 def test_configuration(image: dict[str, Any]) -> None:
     assert image["Config"]["Entrypoint"] == ["python", "-m", "tracking_server"]
     assert image["Config"]["Cmd"] == ["serve"]
+    assert list(image["Config"]["Volumes"]) == ["/tmp"]  # what makes Fargate's volume writable for the user
     assert "Healthcheck" not in image["Config"], "ECS brings its own"
     assert not any("PASSWORD" in entry or "SECRET" in entry for entry in image["Config"]["Env"])
 
