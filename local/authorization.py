@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from moto.ecs.models import ecs_backends
+from moto.s3.models import s3_backends
+from moto.secretsmanager.models import secretsmanager_backends
+
 from local.credentials import Credentials
 from local.endpoint import ApiCall, ServiceError
-from local.iam import decide
+from local.iam import Statement, decide
 
 # what a call asks for: IAM actions, resources, and condition keys of the service
 Needs = Iterator[tuple[str, str, dict[str, Any]]]
@@ -68,6 +73,7 @@ class Authorization:
             "aws:sourceip": "127.0.0.1",
             "aws:userid": caller.user_id,
         }
+        statements = [*statements, *self._denials(call)]
         for action, resource, keys in self._needs(call):
             context = {**common, **keys}
             allowed, reason = decide(
@@ -79,6 +85,20 @@ class Authorization:
             )
             if not allowed:
                 raise _denied(call, caller.arn, action, resource, reason)
+
+    def _denials(self, call: ApiCall) -> list[Statement]:
+        """What the policy of a call's bucket denies to everyone."""
+        store = s3_backends[self._account][self._partition].buckets if call.service == "s3" else {}
+        bucket = store.get(call.path_parameters.get("Bucket", ""))
+        if bucket is None or bucket.policy is None:
+            return []
+        found = json.loads(bucket.policy)["Statement"]
+        everyone: tuple[Any, ...] = ("*", {"AWS": "*"}, {"AWS": ["*"]})
+        return [
+            statement
+            for statement in (found if isinstance(found, list) else [found])
+            if statement["Effect"] == "Deny" and statement.get("Principal") in everyone
+        ]
 
     def _needs(self, call: ApiCall) -> Needs:
         special: dict[str, Callable[[ApiCall], Needs]] = {
@@ -181,8 +201,6 @@ class Authorization:
         return name if name.startswith("arn:") else self._arn(call, f"task-definition/{name}")
 
     def _passed_roles(self, call: ApiCall, definition: str) -> Needs:
-        from moto.ecs.models import ecs_backends
-
         found = ecs_backends[self._account][call.region].describe_task_definition(definition)
         for attribute in ("task_role_arn", "execution_role_arn"):
             if role := getattr(found, attribute, None):
@@ -197,8 +215,6 @@ class Authorization:
         yield action, self._secret_arn(call, name), {"secretsmanager:versionstage": "AWSCURRENT"}
 
     def _secret_arn(self, call: ApiCall, name: str) -> str:
-        from moto.secretsmanager.models import secretsmanager_backends
-
         store = secretsmanager_backends[self._account][call.region].secrets
         return (
             str(store[name].arn)

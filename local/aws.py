@@ -16,8 +16,9 @@ from moto.utilities.utils import get_partition
 from local.authorization import Authorization
 from local.balancer import Balancers
 from local.cloudformation.api import CloudFormation
-from local.cloudformation.custom_resources import Answers
+from local.cloudformation.custom_resources import EQUIVALENTS, Answers, CustomResource
 from local.cloudformation.provider import Environment
+from local.cloudformation.stacks import Stacks
 from local.credentials import Credentials, client
 from local.database import DatabaseServer
 from local.ecs import Ecs
@@ -148,6 +149,7 @@ class EmbeddedAws:
             python=self._server_python,
             container=self._container,
             logs=self.directory / "logs",
+            home=self.directory / "home",
             pids=self.directory / "tasks",
             region=self.region,
             client=credentials.client,
@@ -164,15 +166,14 @@ class EmbeddedAws:
             200 if answers.deliver(token, body) else 404,
             b"",
         )
-        self.cloudformation = CloudFormation(
+        stacks = Stacks(
             environment=Environment(
                 client=self.client, region=self.region, partition=self.partition, account=ACCOUNT
             ),
-            answers=answers,
-            gave_up=functions.gave_up,
+            custom=CustomResource(answers=answers, gave_up=functions.gave_up, equivalents=EQUIVALENTS),
         )
-        front.operations["cloudformation"] = self.cloudformation.operations
-        self._stops.append(self.cloudformation.close)
+        self._stops.append(stacks.close)
+        front.operations["cloudformation"] = CloudFormation(stacks).operations
         threading.Thread(target=self._warm_up, daemon=True, name="warm up").start()
 
     def _warm_up(self) -> None:

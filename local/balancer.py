@@ -6,38 +6,21 @@ import asyncio
 import errno
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
 from moto.elbv2.models import ELBv2Backend, elbv2_backends
-from multidict import CIMultiDict
-from yarl import URL
 
 from local.endpoint import ServiceError
 from local.patches import Patches
+from local.proxy import choose_action, fixed_response, forward, open_session
 
 T = TypeVar("T")
-# what a proxy answers for itself: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
-_HOP_BY_HOP = {
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
-_CHUNK_BYTES = 256 * 1024
 # a new target is looked at this often until its first answer, seconds
 _INITIAL_INTERVAL = 0.2
-# the idle timeout of an Application Load Balancer, seconds:
-# https://docs.aws.amazon.com/elasticloadbalancing/latest/application/edit-load-balancer-attributes.html
-_IDLE_TIMEOUT = 60
 
 
 @dataclass
@@ -83,7 +66,7 @@ class Balancers:
     def start(self, patches: Patches) -> None:
         """Follow moto's listeners from now on."""
         self._thread.start()
-        self._session = self._await(self._open_session())
+        self._session = self._await(self._connect())
         patches.wrap(ELBv2Backend, "create_load_balancer", self._created)
         patches.wrap(ELBv2Backend, "create_listener", self._opened)
         patches.wrap(ELBv2Backend, "delete_listener", self._closed)
@@ -128,12 +111,8 @@ class Balancers:
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _open_session(self) -> aiohttp.ClientSession:
-        # nothing is decoded on the way through, and a request may last as long as it moves
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_IDLE_TIMEOUT)
-        return aiohttp.ClientSession(
-            timeout=timeout, auto_decompress=False, connector=aiohttp.TCPConnector(limit=0)
-        )
+    async def _connect(self) -> aiohttp.ClientSession:
+        return open_session()  # belongs to the loop that it is made on
 
     async def _close(self) -> None:
         for runner in self._sites.values():
@@ -223,20 +202,17 @@ class Balancers:
     async def _handle(
         self, backend: ELBv2Backend, listener: Any, request: web.BaseRequest
     ) -> web.StreamResponse:
-        action = _action(listener, request)
-        if action["type"] == "fixed-response":
-            config = action["fixed_response_config"]
-            return web.Response(
-                status=int(config["StatusCode"]),
-                text=config.get("MessageBody", ""),
-                content_type=config.get("ContentType", "text/plain"),
-            )
-        target = self._choose(action["target_group"])
+        action = choose_action(listener, request)
+        if action["Type"] == "fixed-response":
+            return fixed_response(action["FixedResponseConfig"])
+        group = action.get("TargetGroupArn") or action["ForwardConfig"]["TargetGroups"][0]["TargetGroupArn"]
+        target = self._choose(group)
         if target is None:
             return web.Response(status=503, text="503 Service Temporarily Unavailable")
         target.requests += 1
         try:
-            return await self._forward(target, listener, request)
+            assert self._session is not None  # noqa: S101 - opened by start()
+            return await forward(self._session, target.url, request, port=int(listener.port))
         finally:
             target.requests -= 1
 
@@ -251,43 +227,6 @@ class Balancers:
         targets.remove(chosen)  # to the end of the round
         targets.append(chosen)
         return chosen
-
-    async def _forward(self, target: Target, listener: Any, request: web.BaseRequest) -> web.StreamResponse:
-        assert self._session is not None  # noqa: S101 - opened by start()
-        headers = _end_to_end(request.headers)
-        client = request.remote or "127.0.0.1"
-        previous = request.headers.get("X-Forwarded-For")
-        headers["X-Forwarded-For"] = f"{previous}, {client}" if previous else client
-        headers["X-Forwarded-Proto"] = "http"
-        headers["X-Forwarded-Port"] = str(listener.port)
-        body = request.content.iter_chunked(_CHUNK_BYTES) if request.can_read_body else None
-        started = False
-        try:
-            async with self._session.request(
-                request.method,
-                URL(target.url + request.raw_path, encoded=True),
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            ) as answer:
-                response = web.StreamResponse(
-                    status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers)
-                )
-                await response.prepare(request)
-                started = True
-                async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
-                    await response.write(chunk)
-                await response.write_eof()
-                return response
-        except asyncio.TimeoutError:
-            if started:
-                raise
-            return web.Response(status=504, text="504 Gateway Time-out")
-        except aiohttp.ClientError:
-            if started:  # the answer cannot be taken back: break the connection, as a balancer does
-                raise
-            return web.Response(status=502, text="502 Bad Gateway")
 
     # --- targets and their health
 
@@ -381,42 +320,9 @@ class Balancers:
         return group
 
 
-def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
-    return CIMultiDict(
-        (key, value) for key, value in headers.items() if key.lower() not in _HOP_BY_HOP | named
-    )
-
-
 def _matches(status: int, matcher: dict[str, Any]) -> bool:
     for part in str(matcher.get("HttpCode", "200")).split(","):
         low, _, high = part.partition("-")
         if int(low) <= status <= int(high or low):
             return True
-    return False
-
-
-def _action(listener: Any, request: web.BaseRequest) -> dict[str, Any]:
-    """What the listener's rules do with a request: a forward or a fixed response."""
-    actions = listener.default_actions
-    numbered = [rule for rule in listener.rules.values() if rule.priority != "default"]
-    for rule in sorted(numbered, key=lambda rule: int(rule.priority)):
-        if all(_holds(condition, request) for condition in rule.conditions):
-            actions = rule.actions
-            break
-    action = actions[-1].data
-    if action["Type"] == "fixed-response":
-        return {"type": "fixed-response", "fixed_response_config": action["FixedResponseConfig"]}
-    group = action.get("TargetGroupArn") or action["ForwardConfig"]["TargetGroups"][0]["TargetGroupArn"]
-    return {"type": "forward", "target_group": group}
-
-
-def _holds(condition: dict[str, Any], request: web.BaseRequest) -> bool:
-    if condition["Field"] == "path-pattern":
-        values = condition.get("PathPatternConfig", condition).get("Values", [])
-        return any(fnmatchcase(request.path, value) for value in values)
-    if condition["Field"] == "host-header":
-        values = condition.get("HostHeaderConfig", condition).get("Values", [])
-        host = request.headers.get("Host", "").split(":")[0].lower()
-        return any(fnmatchcase(host, value.lower()) for value in values)
     return False

@@ -29,11 +29,11 @@ _MODELS = botocore.loaders.create_loader()
 def client(
     service: str, access_key: str, secret_key: str, token: str | None = None, *, region: str, endpoint: str
 ) -> Any:
-    """A boto3 client of a service at the endpoint, which tries once."""
+    """A boto3 client of a service at the endpoint, which tries once, whatever proxy the environment names."""
     core = botocore.session.get_session()
     core.register_component("data_loader", _MODELS)
     session = boto3.Session(access_key, secret_key, token, region_name=region, botocore_session=core)
-    config = Config(retries={"max_attempts": 1})
+    config = Config(retries={"max_attempts": 1}, proxies={})
     return session.client(service, endpoint_url=endpoint, config=config)
 
 

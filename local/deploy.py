@@ -163,6 +163,7 @@ class Cdk:
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
             **self.aws.environment(),
+            "NO_PROXY": "localhost,127.0.0.1",
             "CDK_DOCKER": str(REPOSITORY / "local" / "docker_stand_in.py"),
             "CDK_VALIDATION": "false",  # the rules of the assembly are checked by tests, once
             "CDK_DISABLE_VERSION_CHECK": "1",

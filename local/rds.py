@@ -7,6 +7,7 @@ import secrets
 import shutil
 import string
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Databases:
         patches.wrap(RDSBackend, "delete_db_instance", self._deleted)
         patches.wrap(RDSBackend, "delete_db_snapshot", self._snapshot_deleted)
         patches.replace(DBInstance, "address", property(lambda instance: "localhost"))
+        patches.replace(MasterUserSecret, "rotate_secret", lambda secret: self._rotate(secret))
         patches.replace(MasterUserSecret, "_generate_secret_string", _managed_account)
 
     def close(self) -> None:
@@ -99,6 +101,16 @@ class Databases:
         username, password = _account(backend, instance)
         server.set_account(username, password, instance.db_name)
         instance.port = server.port
+
+    def _rotate(self, secret: MasterUserSecret) -> None:
+        """Give the master account another password, in the database first, as RDS does."""
+        account = _managed_account(secret)
+        instance = secret.resource
+        if server := self.servers.get(instance.resource_id):
+            server.set_account(**json.loads(account))
+        token = str(uuid.uuid4())
+        store: Any = secret.secretsmanager
+        store.put_secret_value(secret.secret_arn, account, None, token, ["AWSCURRENT"])
 
     def _deleted(self, original: Any, backend: RDSBackend, **request: Any) -> Any:
         instance = original(backend, **request)

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from local.database import free_port
+from local.log_stream import LogStream
 
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task_definition_parameters.html#container_definition_timeout
 _DEFAULT_STOP_TIMEOUT = 30
@@ -39,6 +39,7 @@ class Machine:
     python: Path
     container: Path
     logs: Path
+    home: Path
     pids: Path
     region: str
     client: Callable[[str, str], Any]
@@ -171,6 +172,8 @@ class Task:
                 start_new_session=True,  # Ctrl-C must not reach it before the ordered stop
             )
             _remember(machine.pids, self.process)
+            if self.desired_status == "STOPPED":  # asked to stop while it was being started
+                threading.Thread(target=self._stop, daemon=True).start()
             self.status, self.started = "RUNNING", datetime.now(timezone.utc)
             assert self.process.stdout is not None  # noqa: S101 - it was asked for above
             for line in self.process.stdout:
@@ -206,7 +209,7 @@ class Task:
         declared = {item["name"]: item["value"] for item in container.get("environment", [])}
         secrets = {item["name"]: self._secret(machine, item) for item in container.get("secrets", [])}
         environment = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-        environment |= {"HOME": str(machine.logs), "PYTHONUNBUFFERED": "1"}
+        environment |= {"HOME": str(machine.home), "PYTHONUNBUFFERED": "1"}
         environment |= declared | secrets
         environment["AWS_REGION"] = environment["AWS_DEFAULT_REGION"] = machine.region
         if role := self.definition.get("taskRoleArn"):
@@ -256,49 +259,6 @@ class Task:
         if role is None:
             raise CannotStart("the task definition has no execution role, which its logs and secrets need")
         return str(role)
-
-
-class LogStream:
-    """A container's output: at once into a file, within a moment into its CloudWatch log stream."""
-
-    _INTERVAL = 0.2
-
-    def __init__(self, file: Path, client: Any, group: str, stream: str) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = file.open("a", buffering=1)
-        self._target = {"logGroupName": group, "logStreamName": stream}
-        self._client = client
-        self._events: list[dict[str, Any]] = []
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._sender = threading.Thread(target=self._send, daemon=True)
-        if client is not None:
-            self._sender.start()
-
-    def write(self, line: str) -> None:
-        """Add a line."""
-        self._file.write(line + "\n")
-        with self._lock:
-            self._events.append({"timestamp": int(time.time() * 1000), "message": line or " "})
-
-    def close(self) -> None:
-        """Send what is left; the lines are readable in CloudWatch when this returns."""
-        self._closing.set()
-        if self._client is not None:
-            self._sender.join()
-        self._file.close()
-
-    def _send(self) -> None:
-        last = False
-        while not last:
-            last = self._closing.wait(self._INTERVAL)
-            with self._lock:
-                events, self._events = self._events, []
-            if events:
-                try:
-                    self._client.put_log_events(**self._target, logEvents=events)
-                except Exception as error:  # the process must not end for want of a log
-                    self._file.write(f"(not sent to CloudWatch: {error})\n")
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

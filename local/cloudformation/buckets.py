@@ -126,7 +126,7 @@ class Bucket:
         )
         call(client, "create_bucket", Bucket=name, **location)
         self._settings(client, name, properties, {})
-        suffix = "amazonaws.com.cn" if environment.partition == "aws-cn" else "amazonaws.com"
+        suffix = environment.url_suffix
         return Created(
             name,
             {

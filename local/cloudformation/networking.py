@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from local.cloudformation.provider import ApiProvider, Provider, ResourceRequest
+from local.cloudformation.provider import ApiProvider, Provider, ResourceRequest, call
 
 Properties = dict[str, Any]
 
@@ -47,6 +47,12 @@ def _public_addresses(client: Any, subnet: str, new: Properties, old: Mapping[st
 def _flow_log(properties: Properties, request: ResourceRequest) -> Properties:
     properties["ResourceIds"] = [properties.pop("ResourceId")]
     return _tagged("vpc-flow-log")(properties, request)
+
+
+def _group(properties: Properties, request: ResourceRequest) -> Properties:
+    if "VpcId" in properties:  # moto takes any id for a VPC here
+        call(request.environment.client("ec2"), "describe_vpcs", VpcIds=[properties["VpcId"]])
+    return _tagged("security-group")(properties, request)
 
 
 def _permission(rule: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +223,7 @@ TYPES: dict[str, Provider] = {
         name="GroupName",
         renamed={"GroupDescription": "Description"},
         attributes={"GroupId": "out.GroupId", "VpcId": "in.VpcId"},
-        before=_tagged("security-group"),
+        before=_group,
         after=_rules,
         by_after=frozenset({"SecurityGroupIngress", "SecurityGroupEgress"}),
     ),

@@ -35,6 +35,11 @@ class Environment:
     partition: str
     account: str
 
+    @property
+    def url_suffix(self) -> str:
+        """The domain of the partition's services."""
+        return "amazonaws.com.cn" if self.partition == "aws-cn" else "amazonaws.com"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRequest:

@@ -77,14 +77,18 @@ def references(value: Any) -> Iterator[str]:
                 yield from references(item)
 
 
+def dependencies(resource: Mapping[str, Any]) -> set[str]:
+    """What a resource refers to or names in DependsOn."""
+    explicit = resource.get("DependsOn", [])
+    named = [explicit] if isinstance(explicit, str) else explicit
+    return {*references(resource.get("Properties", {})), *named}
+
+
 def creation_order(resources: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Logical ids so that each stands after those it depends on."""
     graph: TopologicalSorter[str] = TopologicalSorter()
     for logical_id, resource in resources.items():
-        explicit = resource.get("DependsOn", [])
-        needed = {*references(resource.get("Properties", {}))}
-        needed.update([explicit] if isinstance(explicit, str) else explicit)
-        graph.add(logical_id, *(name for name in sorted(needed) if name in resources))
+        graph.add(logical_id, *(name for name in sorted(dependencies(resource)) if name in resources))
     try:
         return list(graph.static_order())
     except CycleError as error:

@@ -298,6 +298,22 @@ def test_boundary_of_the_role_holds(aws: EmbeddedAws, caller: Caller) -> None:
         aws.client("iam").delete_role_permissions_boundary(RoleName="caller")
 
 
+def test_bucket_policy_that_denies_everyone_holds(aws: EmbeddedAws, caller: Caller) -> None:
+    caller.may(EVERYTHING)
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::data/*"}
+    tls = {**deny, "Condition": {"Bool": {"aws:SecureTransport": "false"}}}
+    s3 = aws.client("s3")
+    for statement, refused in ((tls, False), (deny, True)):
+        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        s3.put_bucket_policy(Bucket="data", Policy=document)
+        if refused:
+            with pytest.raises(ClientError, match="with an explicit deny"):
+                caller.call("s3", "get_object", Bucket="data", Key="x")
+        else:
+            caller.call("s3", "get_object", Bucket="data", Key="x")
+    s3.delete_bucket_policy(Bucket="data")
+
+
 def test_attached_policies_count(aws: EmbeddedAws, caller: Caller) -> None:
     caller.may()
     iam = aws.client("iam")

@@ -154,6 +154,13 @@ def test_database_is_real_and_kept(tmp_path: Path) -> None:
         first = secret(aws, outputs["Secret"])
         query(aws, outputs, "CREATE TABLE kept (x INT)")
         assert query(aws, outputs, "SELECT @@log_bin_trust_function_creators") == [(1,)]
+        aws.client("rds").modify_db_instance(
+            DBInstanceIdentifier=stack.physical_id("Database"),
+            RotateMasterUserPassword=True,
+            ApplyImmediately=True,
+        )
+        assert secret(aws, outputs["Secret"])["password"] != first["password"]
+        assert query(aws, outputs, "SHOW TABLES") == [("kept",)]
 
     with embedded(tmp_path) as aws:
         stack = Stack(aws, "data")

@@ -1,4 +1,4 @@
-"""A small app with one of each thing behind which something runs; `-c` values bend it for a test."""
+"""A small app with one of each thing behind which something runs; `-c port=` is the listener's."""
 
 import aws_cdk as cdk
 from aws_cdk import (
@@ -42,8 +42,6 @@ class Tiny(cdk.Stack):
 
     def __init__(self, scope: Construct, id: str, **properties: object) -> None:
         super().__init__(scope, id, **properties)
-        option = self.node.try_get_context
-        removal = cdk.RemovalPolicy.RETAIN if option("retain") else cdk.RemovalPolicy.DESTROY
         vpc = ec2.Vpc(self, "Vpc", max_azs=2, nat_gateways=1, restrict_default_security_group=True)
         database = rds.DatabaseInstance(
             self,
@@ -54,17 +52,17 @@ class Tiny(cdk.Stack):
             manage_master_user_password=True,
             credentials=rds.Credentials.from_username("tiny_admin"),
             parameters={"log_bin_trust_function_creators": "1"},
-            instance_type=ec2.InstanceType(option("database") or "t4g.micro"),
-            deletion_protection=bool(option("protect")),
-            removal_policy=cdk.RemovalPolicy.SNAPSHOT if option("retain") else cdk.RemovalPolicy.DESTROY,
+            instance_type=ec2.InstanceType("t4g.micro"),
+            deletion_protection=False,
+            removal_policy=cdk.RemovalPolicy.DESTROY,
         )
         bucket = s3.Bucket(
             self,
             "Bucket",
             versioned=True,
             enforce_ssl=True,
-            removal_policy=removal,
-            auto_delete_objects=not option("retain") and not option("full"),
+            removal_policy=cdk.RemovalPolicy.DESTROY,
+            auto_delete_objects=True,
         )
         secret = secretsmanager.Secret(
             self,
@@ -86,7 +84,7 @@ class Tiny(cdk.Stack):
                 "DATABASE_HOST": database.db_instance_endpoint_address,
                 "DATABASE_PORT": database.db_instance_endpoint_port,
                 "BUCKET": bucket.bucket_name,
-                "COLOUR": option("colour") or "blue",
+                "COLOUR": "blue",
             },
             secrets={"SEED": ecs.Secret.from_secrets_manager(secret, "seed")},
             port_mappings=[ecs.PortMapping(container_port=5000)],
@@ -110,7 +108,7 @@ class Tiny(cdk.Stack):
             resource_type="Custom::Greeting",
             service_token=function.function_arn,
             properties={
-                "Name": option("greet") or "world",
+                "Name": "world",
                 "TaskRole": definition.task_role.role_arn,
                 "Number": 5,
             },
@@ -124,12 +122,12 @@ class Tiny(cdk.Stack):
             "Service",
             cluster=ecs.Cluster(self, "Cluster", vpc=vpc),
             task_definition=definition,
-            desired_count=int(option("count") or 1),
+            desired_count=1,
             min_healthy_percent=100,
             circuit_breaker=ecs.DeploymentCircuitBreaker(rollback=True),
         )
         balancer = elbv2.ApplicationLoadBalancer(self, "Balancer", vpc=vpc, internet_facing=False)
-        port = int(option("port"))
+        port = int(self.node.try_get_context("port"))
         listener = balancer.add_listener(
             "Listener", port=port, open=False, protocol=elbv2.ApplicationProtocol.HTTP
         )
