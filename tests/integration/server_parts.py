@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
+from ports import free_port
 from server_process import Backend
 
 from local.database import DatabaseServer, find_server
@@ -30,12 +34,24 @@ def database_server() -> Iterator[DatabaseServer]:
 
 @pytest.fixture(scope="session")
 def aws_endpoint() -> Iterator[str]:
-    """The endpoint of S3 and Secrets Manager."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    yield f"http://localhost:{server.get_host_and_port()[1]}"
-    server.stop()
+    """The endpoint of S3 and Secrets Manager: a process of its own, since moto has one state a process."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not _listens(port):
+        assert server.poll() is None, "the AWS double ended at once"
+        assert time.monotonic() < deadline, "the AWS double does not start"
+        time.sleep(0.1)
+    yield f"http://localhost:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 @pytest.fixture(scope="session")
