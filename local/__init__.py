@@ -1,0 +1,15 @@
+"""The embedded AWS: what `kit up` and the tests deploy to, and the processes that it runs.
+
+product, state       an environment on this machine, and where its data are
+aws                  the embedded AWS as a whole: starts and stops the parts below
+deploy               the real CDK CLI; docker_stand_in takes docker's place for it
+endpoint             the loopback endpoint: every API call enters here, on its way to a double or to moto
+authorization, iam   whether a role's policies allow a call; credentials gives roles their sessions
+cloudformation/      stacks: templates, change sets, rollback, and the resource types
+ecs, services, tasks what ECS runs; log_stream takes its output
+balancer, proxy      load balancers that listen
+functions            Lambda; lambda_runtime is the child process of an invocation
+rds, database        databases that are real servers; certificates for them, get_database to fetch one
+s3, secrets_manager  objects and secrets that outlive a restart
+patches              how moto's methods get something to do besides
+"""

@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
-from wsgiref.types import StartResponse, WSGIEnvironment
 
 from moto.core.exceptions import ServiceException
 from moto.core.model import OperationModel
@@ -26,6 +25,9 @@ from moto.core.utils import get_service_model
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.exceptions import NotFound
 from werkzeug.serving import BaseWSGIServer, make_server
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment  # of Python 3.11
 
 _log = logging.getLogger(__name__)
 # the call that this thread answers

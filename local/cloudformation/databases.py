@@ -31,6 +31,10 @@ def _parameter_values(client: Any, group: str, new: Properties, old: Old) -> Non
         client.modify_db_parameter_group(DBParameterGroupName=group, Parameters=values[start : start + 20])
 
 
+# what changes nothing that could be seen here, and must never replace an instance
+_KEPT_ONLY = frozenset({"AllowMajorVersionUpgrade", "DeleteAutomatedBackups", "EnableCloudwatchLogsExports"})
+
+
 class DatabaseInstance:
     """An RDS instance; deleted with a final snapshot where the template's policy asks for one."""
 
@@ -51,6 +55,7 @@ class DatabaseInstance:
             "MasterUserSecret.SecretArn": "out.DBInstance.MasterUserSecret.SecretArn",
         },
         fixed=frozenset({"DBInstanceIdentifier", "Engine", "DBSubnetGroupName"}),
+        by_after=_KEPT_ONLY,
         before=lambda properties, _: _instance(properties),
     )
 
@@ -84,7 +89,7 @@ def _instance(properties: Properties) -> Properties:
         properties["MasterUserSecret"] = properties["MasterUserSecret"].get("KmsKeyId")
     if "DBInstanceIdentifier" in properties:
         properties["DBInstanceIdentifier"] = properties["DBInstanceIdentifier"].lower()
-    return {key: value for key, value in properties.items() if key != "DeleteAutomatedBackups"}
+    return properties
 
 
 def _secret(properties: Properties, request: ResourceRequest) -> Properties:

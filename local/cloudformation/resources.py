@@ -153,7 +153,7 @@ TYPES: dict[str, Provider] = {
         name_limit=255,
         read=_log_group_arn,
         after=_log_retention,
-        by_after=frozenset({"RetentionInDays"}),
+        by_after=frozenset({"KmsKeyId", "RetentionInDays"}),
     ),
     "AWS::Logs::MetricFilter": ApiProvider(
         service="logs",

@@ -89,6 +89,15 @@ def _attributes(method: str, parameter: str, key: str) -> Any:
     return after
 
 
+def _load_balancer(client: Any, arn: str, new: Properties, old: Old) -> None:
+    if old and old.get("SecurityGroups") != new.get("SecurityGroups"):
+        client.set_security_groups(LoadBalancerArn=arn, SecurityGroups=new["SecurityGroups"])
+    if old and old.get("Subnets") != new.get("Subnets"):
+        client.set_subnets(LoadBalancerArn=arn, Subnets=new["Subnets"])
+    if attributes := new.get("LoadBalancerAttributes"):
+        client.modify_load_balancer_attributes(LoadBalancerArn=arn, Attributes=attributes)
+
+
 def _function(properties: Properties, request: ResourceRequest) -> Properties:
     code = properties.get("Code", {})
     if "ZipFile" in code:
@@ -149,8 +158,8 @@ TYPES: dict[str, Provider] = {
             "LoadBalancerName": "out.LoadBalancers[0].LoadBalancerName",
         },
         read=lambda _, arn: {"LoadBalancerFullName": arn.split(":loadbalancer/")[1]},
-        after=_attributes("modify_load_balancer_attributes", "LoadBalancerArn", "LoadBalancerAttributes"),
-        by_after=frozenset({"LoadBalancerAttributes"}),
+        after=_load_balancer,
+        by_after=frozenset({"LoadBalancerAttributes", "SecurityGroups", "Subnets"}),
     ),
     "AWS::ElasticLoadBalancingV2::TargetGroup": ApiProvider(
         service="elbv2",

@@ -160,6 +160,36 @@ def test_update_replaces_what_cannot_change_and_cleans_up(aws: EmbeddedAws, stac
     assert [item["AlarmName"] for item in found if item["Namespace"] == "N"] == ["named"]
 
 
+def test_load_balancer_changes_in_place(aws: EmbeddedAws, stack: Stack) -> None:
+    ec2 = aws.client("ec2")
+    subnets = [item for item in ec2.describe_subnets()["Subnets"] if item["DefaultForAz"]]
+    group = {"GroupDescription": "g", "VpcId": subnets[0]["VpcId"]}
+
+    def balancer(number: int) -> Resources:
+        properties = {
+            "Type": "application",
+            "Scheme": "internal",
+            "Subnets": [item["SubnetId"] for item in subnets[number : number + 2]],
+            "SecurityGroups": [{"Ref": f"Group{number}"}],
+            "LoadBalancerAttributes": [{"Key": "idle_timeout.timeout_seconds", "Value": str(60 + number)}],
+        }
+        groups = {f"Group{n}": {"Type": "AWS::EC2::SecurityGroup", "Properties": group} for n in (0, 1)}
+        return {
+            **groups,
+            "It": {"Type": "AWS::ElasticLoadBalancingV2::LoadBalancer", "Properties": properties},
+        }
+
+    stack.create(balancer(0))
+    arn = stack.physical_id("It")
+    assert stack.update(balancer(1)) == "UPDATE_COMPLETE"
+    assert stack.physical_id("It") == arn
+    [found] = aws.client("elbv2").describe_load_balancers(LoadBalancerArns=[arn])["LoadBalancers"]
+    assert found["SecurityGroups"] == [stack.physical_id("Group1")]
+    assert {zone["SubnetId"] for zone in found["AvailabilityZones"]} == {
+        item["SubnetId"] for item in subnets[1:3]
+    }
+
+
 def test_update_without_a_change_is_refused(stack: Stack) -> None:
     stack.create({"A": parameter("x")})
     with pytest.raises(ClientError, match="No updates are to be performed"):
