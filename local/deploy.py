@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -51,6 +52,7 @@ class Cdk:
     def __post_init__(self) -> None:
         self._assembly = self.aws.directory / "cdk.out"
         self._outputs = self.aws.directory / "outputs.json"
+        self._children: set[subprocess.Popen[str]] = set()
 
     def synth(self) -> Path:
         """Synthesise the app and return the directory of its cloud assembly; the last one where nothing changed."""
@@ -62,6 +64,11 @@ class Cdk:
             self._run("synth", "--quiet", "--app", app, "--output", str(self._assembly), *self._context())
             stamp.write_text(fingerprint)
         return self._assembly
+
+    def stop(self) -> None:
+        """End the commands that run in other threads; they raise CdkError."""
+        for process in list(self._children):
+            _end(process)
 
     def _fingerprint(self) -> str:
         """A digest of all that an assembly is made from: the app's folder, its command and its context."""
@@ -142,6 +149,7 @@ class Cdk:
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process, which then stops the CLI in its turn
         )
+        self._children.add(process)
         assert process.stdout is not None  # noqa: S101 - it was asked for above
         try:
             for line in process.stdout:
@@ -151,9 +159,8 @@ class Cdk:
                     self.progress(line.strip())
             code = process.wait()
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
+            self._children.discard(process)
+            _end(process)
         if code != 0:
             raise CdkError(f"cdk {command[0]} failed:\n" + _essence(lines))
         return "\n".join(lines)
@@ -174,6 +181,13 @@ class Cdk:
             "JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION": "1",
             "NODE_NO_WARNINGS": "1",
         }
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def _essence(lines: list[str]) -> str:

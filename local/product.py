@@ -57,6 +57,10 @@ class Product:
         with ThreadPoolExecutor(max_workers=1) as side:
             self._progress("synthesising the stacks, bootstrapping the embedded AWS")
             synthesis = side.submit(self.cdk.synth)  # needs nothing of the embedded AWS
-            self.cdk.bootstrap()
-            synthesis.result()
+            try:
+                self.cdk.bootstrap()
+                synthesis.result()
+            except BaseException:
+                self.cdk.stop()
+                raise
         return self.cdk.deploy(synth=False)
