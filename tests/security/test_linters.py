@@ -109,7 +109,7 @@ def test_cfn_lint_finds_what_is_accepted_and_nothing_else(bare_templates: Path) 
     }
 
 
-@pytest.mark.skipif(not CHECKOV.exists(), reason="needs .venv-checkov, which `make setup` makes")
+@pytest.mark.skipif(not CHECKOV.exists(), reason="needs .venv-checkov, which `make test` makes")
 def test_checkov_finds_what_is_accepted_and_nothing_else(bare_templates: Path) -> None:
     command: list[str | Path] = [
         CHECKOV,

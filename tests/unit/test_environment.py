@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -308,7 +307,6 @@ def test_the_app_ends_with_the_message_alone(argument: str, tmp_path: Path) -> N
     assert not list(output.glob("*"))
 
 
-@pytest.mark.skipif(not shutil.which("npx"), reason="needs Node.js for the CDK CLI")
 def test_the_cdk_cli_shows_the_message_and_writes_nothing(tmp_path: Path) -> None:
     output = tmp_path / "cdk.out"
     ended = run("npx", "cdk", "synth", "-c", "env=prdo", "--output", str(output), directory=ROOT)
