@@ -64,10 +64,10 @@ $(UV):
 	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu the venv module is a package of its own: apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' requirements.txt)"
 
-$(VENV)/.ready: requirements.txt pyproject.toml | $(UV)
+$(VENV)/.ready: requirements.txt pyproject.toml client/pyproject.toml | $(UV)
 	@echo "Installing the kit's Python packages (1.4 GB, once)"
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
 
 .venv-server/.ready: container/requirements.txt | $(UV)

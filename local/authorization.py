@@ -1,4 +1,4 @@
-"""Which IAM actions on which resources an API call needs, and the refusal when a role's policies lack one."""
+"""Which IAM actions on which resources an API call needs, and the refusal when the caller's policies lack one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from moto.ecs.models import ecs_backends
 from moto.s3.models import s3_backends
 from moto.secretsmanager.models import secretsmanager_backends
 
-from local.credentials import Credentials
+from local.credentials import Caller, Credentials
 from local.endpoint import ApiCall, ServiceError
-from local.iam import Statement, decide
+from local.iam import Context, Statement, decide, effect_of
 
 # what a call asks for: IAM actions, resources, and condition keys of the service
 Needs = Iterator[tuple[str, str, dict[str, Any]]]
@@ -44,47 +44,59 @@ _S3_ACTIONS = {
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
     "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
 }
-# calls that need no permission
-_FREE = {("sts", "GetCallerIdentity")}
+# calls that need no permission, and those about which STS asks the trust policy too
+_FREE = {
+    ("sts", "GetCallerIdentity"),
+    ("sts", "AssumeRole"),
+    ("sts", "AssumeRoleWithWebIdentity"),
+}
+# calls of IAM that are about the calling user where they name none
+_OF_ONESELF = {"GetUser", "ListAccessKeys", "CreateAccessKey", "DeleteAccessKey", "UpdateAccessKey"}
+# how services say that an access key is not known, where it is not as STS and IAM do
+_UNKNOWN_KEY = {"json": ("UnrecognizedClientException", 400), "rest-xml": ("InvalidAccessKeyId", 403)}
 
 
 class Authorization:
-    """Decides for calls that are signed with the credentials of a role's session."""
+    """Decides for calls that are signed with the access key of a user or of a role's session."""
 
-    def __init__(self, *, credentials: Credentials, account: str, partition: str) -> None:
-        self._credentials, self._account, self._partition = credentials, account, partition
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._account, self._partition = credentials.account, credentials.partition
 
     def __call__(self, call: ApiCall) -> None:
         """Raise ServiceError where the caller is not allowed."""
-        caller = self._credentials.caller(call.access_key)
-        if caller is None or (call.service, call.name) in _FREE:
+        if not self._credentials.restricted(call.access_key) or (call.service, call.name) in _FREE:
             return
-        try:
-            statements, boundary = self._credentials.policies(caller.role_arn)
-        except Exception:
-            raise _denied(call, caller.arn, call.name, "*", "because the role does not exist") from None
-        common = {
-            "aws:requestedregion": call.region,
-            "aws:principalarn": caller.role_arn,
-            "aws:principalaccount": self._account,
-            "aws:resourceaccount": self._account,
-            "aws:sourceaccount": self._account,
-            "aws:securetransport": "true",  # loopback stands in for TLS
-            "aws:sourceip": "127.0.0.1",
-            "aws:userid": caller.user_id,
-        }
-        statements = [*statements, *self._denials(call)]
+        caller = self._credentials.caller(call.access_key)
+        if caller is None:
+            code, status = _UNKNOWN_KEY.get(call.protocol, ("InvalidClientTokenId", 403))
+            error = ServiceError(code, "The security token included in the request is invalid.")
+            error.status = status
+            raise error
         for action, resource, keys in self._needs(call):
-            context = {**common, **keys}
-            allowed, reason = decide(
-                statements=statements,
-                boundary=boundary,
-                action=action,
-                resource=resource,
-                context=context,
-            )
-            if not allowed:
-                raise _denied(call, caller.arn, action, resource, reason)
+            self._require(call, caller, action, resource, keys)
+
+    def _require(self, call: ApiCall, caller: Caller, action: str, resource: str, keys: Context) -> None:
+        """Raise ServiceError where a caller's policies do not allow an action."""
+        try:
+            policies = self._credentials.policies(caller)
+            context = {**self._credentials.context(caller, call.region), **keys}
+        except ServiceError as gone:
+            raise denied(
+                call, caller.arn, action, "*", f"because it does not exist: {gone.message}"
+            ) from None
+        allowed, reason = decide(
+            statements=[*policies.statements, *self._denials(call)],
+            boundary=policies.limits,
+            action=action,
+            resource=resource,
+            context=context,
+        )
+        limits = caller.session.limits if caller.session else None
+        if allowed and limits is not None and effect_of(limits, action, resource, context)[0] != "allowed":
+            allowed, reason = False, f"because no session policy allows the {action} action"
+        if not allowed:
+            raise denied(call, caller.arn, action, resource, reason)
 
     def _denials(self, call: ApiCall) -> list[Statement]:
         """What the policy of a call's bucket denies to everyone."""
@@ -249,21 +261,34 @@ class Authorization:
 
     def _iam(self, call: ApiCall) -> Needs:
         request = call.parameters
-        root = f"arn:{self._partition}:iam::{self._account}"
-        if request.get("PolicySourceArn"):
-            resource = request["PolicySourceArn"]
-        elif request.get("RoleName"):
-            resource = f"{root}:role/{request['RoleName']}"
-        elif request.get("PolicyArn"):
-            resource = request["PolicyArn"]
-        elif request.get("UserName"):
-            resource = f"{root}:user/{request['UserName']}"
-        else:
-            resource = "*"
-        yield f"iam:{call.name}", resource, {}
+        resource = request.get("PolicySourceArn") or request.get("PolicyArn")
+        for kind in ("role", "user", "group"):
+            name = request.get(f"{kind.title()}Name")
+            if name and not request.get("PolicySourceArn"):
+                resource = self._entity_arn(kind, name, request.get("Path", "/"))
+        caller = self._credentials.caller(call.access_key)
+        if resource is None and call.name in _OF_ONESELF and caller is not None:
+            resource = caller.principal
+        yield f"iam:{call.name}", resource or "*", {}
+
+    def _entity_arn(self, kind: str, name: str, path: str) -> str:
+        entity = self._credentials.principals.named(kind, name)
+        return entity.arn if entity else f"arn:{self._partition}:iam::{self._account}:{kind}{path}{name}"
 
     def _sts(self, call: ApiCall) -> Needs:
-        yield f"sts:{call.name}", call.parameters.get("RoleArn", "*"), {}
+        request = call.parameters
+        keys = {}
+        if call.name == "GetWebIdentityToken":
+            keys = {
+                "sts:identitytokenaudience": request.get("Audience", []),
+                "sts:signingalgorithm": request.get("SigningAlgorithm", ""),
+                "sts:durationseconds": str(request.get("DurationSeconds", 300)),
+            }
+            if labels := request.get("Tags"):
+                named = {f"aws:requesttag/{item['Key'].lower()}": item["Value"] for item in labels}
+                named["aws:tagkeys"] = [item["Key"] for item in labels]
+                yield "sts:TagGetWebIdentityToken", "*", {**keys, **named}
+        yield f"sts:{call.name}", "*", keys
 
     def _kms(self, call: ApiCall) -> Needs:
         key = str(call.parameters.get("KeyId", "*"))
@@ -304,10 +329,11 @@ def _listed(value: Iterable[str] | str | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _denied(call: ApiCall, caller: str, action: str, resource: str, reason: str) -> ServiceError:
+def denied(call: ApiCall, caller: str, action: str, resource: str, reason: str) -> ServiceError:
+    """The refusal of a call, in AWS's words."""
     # the JSON protocols spell it with "Exception"; IAM, STS, S3 and CloudFormation do not
     code = "AccessDeniedException" if "json" in call.protocol else "AccessDenied"
     on = f" on resource: {resource}" if resource != "*" else ""
-    error = ServiceError(code, f"User: {caller} is not authorized to perform: {action}{on} {reason}")
+    error = ServiceError(code, f"User: {caller} is not authorized to perform: {action}{on} {reason}".rstrip())
     error.status = 400 if call.protocol == "json" else 403
     return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,19 +23,24 @@ from local.cloudformation.stacks import Stacks
 from local.credentials import Credentials, client
 from local.database import DatabaseServer
 from local.ecs import Ecs
-from local.endpoint import Endpoint
+from local.endpoint import ApiCall, Endpoint, ServiceError
 from local.functions import Functions
 from local.patches import Patches
+from local.principals import Principals
 from local.rds import Databases
 from local.s3 import ObjectStore
 from local.secrets_manager import SecretStore
+from local.simulation import Simulator
+from local.sts import Sts
 from local.tasks import Machine, stop_leftovers
+from local.token_issuer import ROUTE
+from local.traffic import Traffic
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ACCOUNT = "123456789012"
-# the operator's key: what it signs is not restricted
+# the operator's key, which is the account's root: what it signs is not restricted
 ACCESS_KEY = "AKIAEMBEDDEDOPERATOR"
-SECRET_KEY = "embedded"  # noqa: S105 - opens nothing: signatures are not checked
+SECRET_KEY = "embedded"  # noqa: S105 - opens nothing but this
 
 # moto's names of the services that the kit's stacks are made of
 _DEPLOYED_SERVICES: tuple[SERVICE_NAMES, ...] = (
@@ -115,15 +121,7 @@ class EmbeddedAws:
         # moto tells bucket paths from bucket hosts by the word localhost
         self.endpoint = f"http://localhost:{front.start()}"
 
-        credentials = Credentials(account=ACCOUNT, partition=self.partition, region=self.region)
-        credentials.endpoint = self.endpoint
-        credentials.start(patches)
-        front.routes["task-credentials"] = lambda method, token, environ, body: credentials.serve(
-            method, token
-        )
-        front.restricted = lambda access_key: credentials.caller(access_key) is not None
-        front.authorize = Authorization(credentials=credentials, account=ACCOUNT, partition=self.partition)
-
+        credentials = self._start_access(front, patches)
         objects = ObjectStore(self.directory / "s3")
         objects.start(patches)
         front.written = objects.written
@@ -176,6 +174,40 @@ class EmbeddedAws:
         front.operations["cloudformation"] = CloudFormation(stacks).operations
         threading.Thread(target=self._warm_up, daemon=True, name="warm up").start()
 
+    def _start_access(self, front: Endpoint, patches: Patches) -> Credentials:
+        """Who calls, and what they may: IAM, STS, and the endpoint's questions to both."""
+        principals = Principals(account=ACCOUNT, partition=self.partition)
+        principals.start(patches)
+        credentials = Credentials(
+            account=ACCOUNT,
+            partition=self.partition,
+            region=self.region,
+            operator=(ACCESS_KEY, SECRET_KEY),
+            principals=principals,
+        )
+        credentials.endpoint = self.endpoint
+        front.routes["task-credentials"] = lambda method, token, environ, body: credentials.serve(
+            method, token
+        )
+        front.restricted = credentials.restricted
+        front.authorize = Authorization(credentials)
+        self.sts = Sts(credentials)
+        self.traffic = Traffic()
+
+        def arrived(call: ApiCall) -> None:
+            self.traffic(call)
+            self.sts.authenticate(call)
+
+        front.arrived = arrived
+        front.operations["sts"] = self.sts.operations
+        front.operations["iam"] = {
+            **principals.operations,
+            **Simulator(credentials).operations,
+            **self.sts.issuer.iam_operations,
+        }
+        front.routes[ROUTE] = lambda method, path, environ, body: self.sts.issuer.serve(method, path)
+        return credentials
+
     def _warm_up(self) -> None:
         """Load what the first calls of a deployment would wait for, while the CLI is still starting."""
         for service in _DEPLOYED_SERVICES:
@@ -222,6 +254,27 @@ class EmbeddedAws:
     def database(self) -> DatabaseServer | None:
         """The server of the DB instance, if there is one; of the oldest, if there are more."""
         return next(iter(self.databases.servers.values()), None)
+
+    @property
+    def calls(self) -> Counter[tuple[str, str]]:
+        """How many calls arrived, by service and operation, such as `("sts", "GetCallerIdentity")`."""
+        return self.traffic.calls
+
+    def throttle(self, service: str, operation: str, *, times: int) -> None:
+        """Have AWS refuse the next calls of an operation because there are too many."""
+        self.fail(service, operation, times=times, code="Throttling", message="Rate exceeded", status=400)
+
+    def fail(
+        self, service: str, operation: str, *, times: int, code: str, message: str = "", status: int = 500
+    ) -> None:
+        """Have the next calls of an operation answered with an error of AWS."""
+
+        def error() -> ServiceError:
+            made = ServiceError(code, message)
+            made.status = status
+            return made
+
+        self.traffic.refuse(service, operation, error, times=times)
 
     def environment(self) -> dict[str, str]:
         """What a child process needs to talk to this AWS as its operator."""

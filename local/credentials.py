@@ -1,11 +1,14 @@
-"""Temporary credentials of roles: what tasks and functions sign with, and what the endpoint knows them by."""
+"""Access keys: whose they are, their secrets, and the sessions of roles that tasks and functions sign with."""
 
 from __future__ import annotations
 
-import functools
+import base64
 import json
+import re
 import secrets
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -13,15 +16,16 @@ import boto3
 import botocore.loaders
 import botocore.session
 from botocore.config import Config
-from moto.iam.aws_managed_policies import aws_managed_policies_data
-from moto.iam.models import AWSManagedPolicy, IAMBackend, Policy, iam_backends
-from moto.sts.models import AssumedRole, STSBackend, sts_backends
+from moto.iam.models import Role, User
+from moto.organizations.models import organizations_backends
 
 from local.endpoint import ServiceError
 from local.iam import Statement, trusts
-from local.patches import Patches
+from local.principals import Policies, Principals, new_id, tags
 
 _HOURS = 6
+_ACCESS_KEY = re.compile("(AKIA|ASIA)[A-Z0-9]{16}")
+_TOKEN_BYTES = 600  # session tokens of AWS are about this long
 # reading the services' models is most of what a client costs
 _MODELS = botocore.loaders.create_loader()
 
@@ -33,59 +37,186 @@ def client(
     core = botocore.session.get_session()
     core.register_component("data_loader", _MODELS)
     session = boto3.Session(access_key, secret_key, token, region_name=region, botocore_session=core)
-    config = Config(retries={"max_attempts": 1}, proxies={})
+    config = Config(retries={"total_max_attempts": 1}, proxies={})
     return session.client(service, endpoint_url=endpoint, config=config)
 
 
-class Credentials:
-    """Sessions of the account's roles, as ECS and Lambda get them for what they run."""
+@dataclass(frozen=True)
+class Session:
+    """A session of a role: temporary credentials, and what is known of who asked for them.
 
-    def __init__(self, *, account: str, partition: str, region: str) -> None:
-        self._account, self._partition, self._region = account, partition, region
+    `limits` are the statements of its session policies; None where it has none.
+    """
+
+    role_arn: str
+    role_id: str
+    name: str
+    access_key_id: str
+    secret_access_key: str
+    session_token: str
+    issued: datetime
+    expiration: datetime
+    source_identity: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    transitive: frozenset[str] = frozenset()
+    limits: Sequence[Statement] | None = None
+
+    @property
+    def arn(self) -> str:
+        """The ARN of the assumed role, which has no path."""
+        _, partition, _, _, account, role = self.role_arn.split(":", 5)
+        return f"arn:{partition}:sts::{account}:assumed-role/{role.rsplit('/', 1)[-1]}/{self.name}"
+
+    @property
+    def user_id(self) -> str:
+        """The unique id of the role, and the session's name."""
+        return f"{self.role_id}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who signs with an access key, as GetCallerIdentity says it.
+
+    `principal` is the ARN of the user or the role; for the account's root, that of the caller itself.
+    """
+
+    arn: str
+    user_id: str
+    principal: str
+    session: Session | None = None
+
+
+@dataclass(frozen=True)
+class AccessKey:
+    """An access key's secret, and whose it is."""
+
+    id: str
+    caller: Caller
+    secret: str
+
+
+class Credentials:
+    """The access keys of the account: its operator's, its users', and those of its roles' sessions."""
+
+    def __init__(
+        self, *, account: str, partition: str, region: str, operator: tuple[str, str], principals: Principals
+    ) -> None:
+        self.account, self.partition, self._region = account, partition, region
+        self.principals = principals
         self.endpoint = ""
+        self._operator_id, self._operator_secret = operator
         self._roles: dict[str, str] = {}  # by the token in a container credentials URL
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str], Any] = {}  # by service and the id of the role
+        self._sessions: dict[str, Session] = {}  # by access key
         self._lock = threading.Lock()
 
-    def start(self, patches: Patches) -> None:
-        """Have AWS's own policies there when they are named; to make all of them takes a second and 300 MB."""
-        for name in ("attach_role_policy", "get_policy"):
-            patches.wrap(IAMBackend, name, _with_aws_policy)
-
     @property
-    def iam(self) -> IAMBackend:
-        """moto's IAM."""
-        return iam_backends[self._account][self._partition]
+    def organization(self) -> str | None:
+        """The id of the organization that the account is in."""
+        organization = organizations_backends[self.account][self.partition].org
+        return None if organization is None else str(organization.id)
 
-    @property
-    def sts(self) -> STSBackend:
-        """moto's STS."""
-        return sts_backends[self._account][self._partition]
+    def key(self, access_key: str) -> AccessKey | None:
+        """An access key that is in use; None for others."""
+        if access_key == self._operator_id:
+            root = f"arn:{self.partition}:iam::{self.account}:root"
+            return AccessKey(access_key, Caller(root, self.account, root), self._operator_secret)
+        if session := self._sessions.get(access_key):
+            caller = Caller(session.arn, session.user_id, session.role_arn, session)
+            return AccessKey(access_key, caller, session.secret_access_key)
+        for user in list(self.principals.iam.users.values()):
+            for key in user.access_keys:
+                if key.access_key_id == access_key and key.status == "Active":
+                    caller = Caller(user.arn, user.id, user.arn)
+                    return AccessKey(access_key, caller, key.secret_access_key)
+        return None
 
-    def session(self, role_arn: str, service: str, name: str) -> AssumedRole:
+    def restricted(self, access_key: str) -> bool:
+        """Whether an access key has to be known: all that have AWS's form, except the operator's."""
+        return access_key != self._operator_id and _ACCESS_KEY.fullmatch(access_key) is not None
+
+    def caller(self, access_key: str) -> Caller | None:
+        """The user or the role's session that signs with a restricted access key; None where it is not in use."""
+        key = self.key(access_key) if self.restricted(access_key) else None
+        return None if key is None else key.caller
+
+    def entity(self, caller: Caller) -> User | Role:
+        """The user or the role of a caller. Raises ServiceError where it is gone."""
+        entity = self.principals.find(caller.principal)
+        if caller.session is not None and not caller.user_id.startswith(f"{entity.id}:"):
+            raise ServiceError("NoSuchEntity", f"The role with name {entity.name} cannot be found.")
+        assert isinstance(entity, User | Role)  # noqa: S101 - a group has no keys
+        return entity
+
+    def policies(self, caller: Caller) -> Policies:
+        """What decides about a caller. Raises ServiceError where its user or role is gone."""
+        return self.principals.policies(self.entity(caller))
+
+    def context(self, caller: Caller, region: str) -> dict[str, Any]:
+        """The condition keys, in lower case, that every request of a caller has."""
+        now = datetime.now(timezone.utc)
+        session = caller.session
+        keys: dict[str, Any] = {
+            "aws:requestedregion": region,
+            "aws:principalarn": caller.principal,
+            "aws:principalaccount": self.account,
+            "aws:principaltype": "User" if session is None else "AssumedRole",
+            "aws:resourceaccount": self.account,
+            "aws:sourceaccount": self.account,
+            "aws:securetransport": "true",  # loopback stands in for TLS
+            "aws:sourceip": "127.0.0.1",
+            "aws:userid": caller.user_id,
+            "aws:currenttime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "aws:epochtime": str(int(now.timestamp())),
+        }
+        if self.organization is not None:
+            keys["aws:principalorgid"] = self.organization
+        entity = self.principals.find(caller.principal)
+        labels = tags(entity)
+        if session is None:
+            keys["aws:username"] = entity.name
+        else:
+            keys["aws:multifactorauthpresent"] = "false"
+            keys["aws:tokenissuetime"] = session.issued.strftime("%Y-%m-%dT%H:%M:%SZ")
+            labels |= session.tags
+            if session.source_identity:
+                keys["aws:sourceidentity"] = session.source_identity
+        return keys | {f"aws:principaltag/{name.lower()}": value for name, value in labels.items()}
+
+    def open(self, role: Role, name: str, *, seconds: int, **properties: Any) -> Session:
+        """A new session of a role, for this long; `properties` are those of Session."""
+        now = datetime.now(timezone.utc)
+        session = Session(
+            role_arn=role.arn,
+            role_id=role.id,
+            name=name,
+            access_key_id=new_id("ASIA", self.account),
+            secret_access_key=secrets.token_urlsafe(30),
+            session_token=base64.b64encode(secrets.token_bytes(_TOKEN_BYTES)).decode(),
+            issued=now,
+            expiration=now + timedelta(seconds=seconds),
+            **properties,
+        )
+        self._sessions[session.access_key_id] = session
+        return session
+
+    def session(self, role_arn: str, service: str, name: str) -> Session:
         """A session of a role that trusts a service (`ecs-tasks.amazonaws.com`). Raises ServiceError."""
-        role = self.iam.get_role_by_arn(role_arn)
+        role = self.principals.iam.get_role_by_arn(role_arn)
         if not trusts(json.loads(role.assume_role_policy_document), service):
             raise ServiceError("AccessDenied", f"The role {role_arn} cannot be assumed by {service}")
-        session: AssumedRole = self.sts.assume_role(
-            region_name=self._region,
-            role_session_name=name,
-            role_arn=role_arn,
-            policy="",
-            duration=_HOURS * 3600,
-            external_id="",
-        )
-        return session
+        return self.open(role, name, seconds=_HOURS * 3600)
 
     def client(self, service: str, role_arn: str) -> Any:
         """A boto3 client with a task role's credentials."""
         with self._lock:
-            if (service, role_arn) not in self._clients:
+            key = (service, self.principals.iam.get_role_by_arn(role_arn).id)
+            if key not in self._clients:
                 session = self.session(role_arn, "ecs-tasks.amazonaws.com", "agent")
-                self._clients[service, role_arn] = self.client_of(session, service)
-            return self._clients[service, role_arn]
+                self._clients[key] = self.client_of(session, service)
+            return self._clients[key]
 
-    def client_of(self, session: AssumedRole, service: str) -> Any:
+    def client_of(self, session: Session, service: str) -> Any:
         """A boto3 client with a session's credentials."""
         keys = (session.access_key_id, session.secret_access_key, session.session_token)
         return client(service, *keys, region=self._region, endpoint=self.endpoint)
@@ -102,54 +233,11 @@ class Credentials:
         if method != "GET" or role_arn is None:
             return 404, b"{}"
         session = self.session(role_arn, "ecs-tasks.amazonaws.com", token[:12])
-        expiration = datetime.now(timezone.utc) + timedelta(hours=_HOURS)
         answer = {
             "RoleArn": role_arn,
             "AccessKeyId": session.access_key_id,
             "SecretAccessKey": session.secret_access_key,
             "Token": session.session_token,
-            "Expiration": expiration.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "Expiration": session.expiration.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         return 200, json.dumps(answer).encode()
-
-    def caller(self, access_key: str) -> AssumedRole | None:
-        """The role session that an access key belongs to; None for the operator's."""
-        return self.sts.get_assumed_role_from_access_key(access_key)
-
-    def policies(self, role_arn: str) -> tuple[list[Statement], list[Statement] | None]:
-        """The statements of a role's policies, and those of its permission boundary if it has one."""
-        role = self.iam.get_role_by_arn(role_arn)
-        documents = [json.loads(text) for text in role.policies.values()]
-        documents += [_document(policy) for policy in role.managed_policies.values()]
-        boundary = role.permissions_boundary_arn
-        limits = _document(self.iam.get_policy(boundary)) if boundary else None
-        return _statements(documents), None if limits is None else _statements([limits])
-
-
-@functools.cache
-def _aws_policies() -> dict[str, dict[str, Any]]:
-    policies: dict[str, dict[str, Any]] = json.loads(aws_managed_policies_data)
-    return policies
-
-
-def _with_aws_policy(original: Any, backend: IAMBackend, policy_arn: str, *arguments: Any) -> Any:
-    name = policy_arn.rsplit("/", 1)[-1]
-    missing = ":iam::aws:policy/" in policy_arn and policy_arn not in backend.managed_policies
-    if missing and (data := _aws_policies().get(name)):
-        policy = AWSManagedPolicy.from_data(name, backend.account_id, backend.region_name, data)
-        backend.managed_policies[policy.arn] = policy
-    return original(backend, policy_arn, *arguments)
-
-
-def _document(policy: Policy) -> dict[str, Any]:
-    [current] = [item for item in policy.versions if item.version_id == policy.default_version_id]
-    document: dict[str, Any] = json.loads(current.document)
-    return document
-
-
-def _statements(documents: list[dict[str, Any]]) -> list[Statement]:
-    found: list[Statement] = []
-    for document in documents:
-        statements = document["Statement"]
-        found.extend(statements if isinstance(statements, list) else [statements])
-    return found

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 # the call that this thread answers
 CURRENT_CALL: ContextVar[ApiCall] = ContextVar("CURRENT_CALL")
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
+_STS_HOST = re.compile(r"sts(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?(:\d+)?")
 _SCOPE = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 
 
@@ -85,26 +86,29 @@ class ApiCall:
 
 
 class UnknownOperation(Exception):
-    """A signed request for an operation that botocore does not know; the argument is its access key."""
+    """A request for an operation that botocore does not know; the arguments are its service and its access key."""
 
 
 def parse_call(environ: WSGIEnvironment) -> ApiCall | None:
-    """The API call of a request; None when it is not signed. Raises UnknownOperation."""
+    """The API call of a request; None when it is not signed, nor for STS. Raises UnknownOperation."""
     query = parse_qs(environ.get("QUERY_STRING", ""))
     presigned = query.get("X-Amz-Credential", [""])[0]
     scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION") or f"Credential={unquote(presigned)}")
-    if scope is not None:
-        access_key, region, service = scope.groups()
-    elif "AWSAccessKeyId" in query:  # a URL of S3 presigned in the older way
-        access_key, region, service = query["AWSAccessKeyId"][0], "", "s3"
-    else:
-        return None
+    access_key, region, service = scope.groups() if scope is not None else ("", "", "")
+    if scope is None and "AWSAccessKeyId" in query:  # a URL of S3 presigned in the older way
+        access_key, service = query["AWSAccessKeyId"][0], "s3"
     if service != "s3" or environ["REQUEST_METHOD"] == "POST":  # bodies of objects stay a stream
         length = int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
     request = MotoRequest(environ)
-    service = "elbv2" if service == "elasticloadbalancing" else service
-    service = "cloudwatch" if service == "monitoring" else service
+    if service != "s3":
+        request.get_data()  # kept, so that it can be read again after the form was
+    if _STS_HOST.fullmatch(request.host) or (not service and _for_sts(request)):
+        service = "sts"  # which says itself what is wrong with a signature
+    if not service:
+        rewind(environ)
+        return None
+    service = {"elasticloadbalancing": "elbv2", "monitoring": "cloudwatch"}.get(service, service)
     try:
         operation, path_parameters = get_service_router(service).match(request)
     except NotFound:
@@ -112,11 +116,16 @@ def parse_call(environ: WSGIEnvironment) -> ApiCall | None:
         name = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         model = get_service_model(service)
         if name not in model.operation_names:
-            raise UnknownOperation(access_key) from None
+            raise UnknownOperation(service, access_key) from None
         operation, path_parameters = model.operation_model(name), {}
     finally:
         rewind(environ)
     return ApiCall(service, region, access_key, request, operation, path_parameters)
+
+
+def _for_sts(request: MotoRequest) -> bool:
+    """Whether an unsigned request is one that STS answers or refuses."""
+    return bool(request.values.get("Version") == get_service_model("sts").api_version)
 
 
 def rewind(environ: WSGIEnvironment) -> None:
@@ -128,15 +137,16 @@ def rewind(environ: WSGIEnvironment) -> None:
 class Endpoint:
     """A WSGI application in front of moto.
 
-    `operations` answer in moto's place, by service and operation. `authorize` raises ServiceError for calls
-    that IAM refuses; `restricted` tells whether an access key is one that it looks at. `written` hears of the
-    S3 calls that moto has done. `routes` serve plain HTTP under a first path segment: (method, rest of the
-    path, headers, body) to (status, JSON).
+    `operations` answer in moto's place, by service and operation. `arrived` hears of every call first,
+    `authorize` of those that may go on; both refuse with ServiceError. `restricted` tells whether an access
+    key is one that `authorize` looks at. `written` hears of the S3 calls that moto has done. `routes` serve
+    plain HTTP under a first path segment: (method, rest of the path, headers, body) to (status, JSON).
     """
 
     def __init__(self) -> None:
         self.operations: dict[str, Mapping[str, Operation]] = {}
         self.routes: dict[str, Callable[[str, str, WSGIEnvironment, bytes], tuple[int, bytes]]] = {}
+        self.arrived: Callable[[ApiCall], None] = lambda call: None
         self.authorize: Callable[[ApiCall], None] = lambda call: None
         self.restricted: Callable[[str], bool] = lambda access_key: False
         self.written: Callable[[ApiCall], None] = lambda call: None
@@ -169,13 +179,17 @@ class Endpoint:
         try:
             call = parse_call(environ)
         except UnknownOperation as error:
-            if self.restricted(str(error)):
+            service, access_key = error.args
+            if service == "sts":  # moto would take it for a request of S3
+                return _serialize(_unknown(environ), _no_action(), start_response)
+            if self.restricted(access_key):
                 return _respond(start_response, 403, {}, b'{"__type": "AccessDeniedException"}')
             call = None
         if call is None:
             return list(self._moto(environ, start_response))
         CURRENT_CALL.set(call)
         try:
+            self.arrived(call)
             self.authorize(call)
             operation = self.operations.get(call.service, {}).get(call.name)
             result: object = operation(call.parameters) if operation else None
@@ -193,6 +207,17 @@ class Endpoint:
                 self.written(call)
             return done
         return _serialize(call, result, start_response)
+
+
+def _unknown(environ: WSGIEnvironment) -> ApiCall:
+    operation = get_service_model("sts").operation_model("GetCallerIdentity")  # any would do for an error
+    return ApiCall("sts", "", "", MotoRequest(environ), operation, {})
+
+
+def _no_action() -> ServiceError:
+    error = ServiceError("InvalidAction", "Could not find operation for version 2011-06-15")
+    error.status = 400
+    return error
 
 
 def _refuse(request: dict[str, Any]) -> dict[str, Any]:

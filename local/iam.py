@@ -1,15 +1,17 @@
-"""Whether IAM allows a call: the policies of a role, its permission boundary, and the call's context."""
+"""Whether IAM allows a call: policy statements, a permissions boundary, trust policies, and the call's context."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 Statement = Mapping[str, Any]
 Context = Mapping[str, Any]  # condition keys, in lower case, to a value or a list of values
+Effect = Literal["allowed", "explicitDeny", "implicitDeny"]  # as the policy simulator names them
 
 
 def decide(
@@ -52,10 +54,66 @@ def applies(statement: Statement, action: str, resource: str, context: Context) 
     )
 
 
+def effect_of(
+    statements: Iterable[Statement], action: str, resource: str, context: Context
+) -> tuple[Effect, list[Statement]]:
+    """What the statements say about a request, and those of them that say it: the denials, else the permissions."""
+    about = [statement for statement in statements if applies(statement, action, resource, context)]
+    denials = [statement for statement in about if statement["Effect"] == "Deny"]
+    if denials:
+        return "explicitDeny", denials
+    return ("allowed", about) if about else ("implicitDeny", [])
+
+
+def condition_keys(statement: Statement) -> set[str]:
+    """The condition keys that a statement uses, in conditions and as policy variables, as it writes them."""
+    named = {key for keys in statement.get("Condition", {}).values() for key in keys}
+    values = [value for keys in statement.get("Condition", {}).values() for value in keys.values()]
+    for value in [*values, statement.get("Resource", []), statement.get("NotResource", [])]:
+        for text in _list(value):
+            named.update(name for name in re.findall(r"\$\{([^},]+)", str(text)) if name not in "*?$")
+    return named
+
+
+Trust = Literal["allowed", "delegated", "explicitDeny", "implicitDeny"]
+
+
+def trust(
+    trust_policy: Mapping[str, Any],
+    *,
+    kind: str,
+    principals: Iterable[str],
+    accounts: Iterable[str],
+    action: str,
+    context: Context,
+) -> Trust:
+    """What a role's trust policy says to a caller of a kind (`AWS`, `Federated`).
+
+    `principals` are the ways to name the caller, `accounts` those to name its account. Where only the account
+    is trusted, the decision is delegated to the policies of the caller.
+    """
+    found: Trust = "implicitDeny"
+    for statement in _list(trust_policy["Statement"]):
+        denies = statement["Effect"] == "Deny"
+        wanted = statement.get("Principal", {})
+        values = {"*"} if wanted == "*" else set(map(str, _list(wanted.get(kind, []))))
+        itself = not values.isdisjoint(principals) or (denies and "NotPrincipal" in statement)
+        if not itself and values.isdisjoint(accounts):
+            continue
+        if not _names(statement, "Action", action.lower(), lower=True) or not _conditions_hold(
+            statement, context
+        ):
+            continue
+        if denies:
+            return "explicitDeny"
+        if found != "allowed":
+            found = "allowed" if itself else "delegated"
+    return found
+
+
 def trusts(trust_policy: Mapping[str, Any], service: str) -> bool:
     """Whether a role's trust policy lets a service assume it; conditions on who asks are taken as met."""
-    statements = trust_policy["Statement"]
-    for statement in statements if isinstance(statements, list) else [statements]:
+    for statement in _list(trust_policy["Statement"]):
         principal = statement.get("Principal", {})
         named = _list(principal.get("Service", [])) if isinstance(principal, dict) else []
         if statement["Effect"] == "Allow" and service in named:
@@ -106,6 +164,18 @@ def _address(wanted: str, given: str) -> bool:
     return ipaddress.ip_address(given) in ipaddress.ip_network(wanted, strict=False)
 
 
+def _instant(text: str) -> float:
+    """Seconds of the epoch, of either form that a policy may have."""
+    if text.isdigit():
+        return float(text)
+    instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (instant if instant.tzinfo else instant.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _date(compare: Callable[[float, float], bool]) -> Callable[[str, str], bool]:
+    return lambda wanted, given: compare(_instant(given), _instant(wanted))
+
+
 def _arn(wanted: str, given: str) -> bool:
     parts, others = wanted.split(":", 5), given.split(":", 5)
     return len(parts) == len(others) and all(map(_matches, parts, others))
@@ -121,6 +191,11 @@ _OPERATORS: dict[str, Callable[[str, str], bool]] = {
     "numericlessthanequals": _number(lambda given, wanted: given <= wanted),
     "numericgreaterthan": _number(lambda given, wanted: given > wanted),
     "numericgreaterthanequals": _number(lambda given, wanted: given >= wanted),
+    "dateequals": _date(lambda given, wanted: given == wanted),
+    "datelessthan": _date(lambda given, wanted: given < wanted),
+    "datelessthanequals": _date(lambda given, wanted: given <= wanted),
+    "dategreaterthan": _date(lambda given, wanted: given > wanted),
+    "dategreaterthanequals": _date(lambda given, wanted: given >= wanted),
     "bool": lambda wanted, given: wanted.lower() == given.lower(),
     "ipaddress": _address,
     "arnequals": _arn,
@@ -131,6 +206,7 @@ _NEGATIONS = {
     "stringnotequalsignorecase": "stringequalsignorecase",
     "stringnotlike": "stringlike",
     "numericnotequals": "numericequals",
+    "datenotequals": "dateequals",
     "notipaddress": "ipaddress",
     "arnnotequals": "arnequals",
     "arnnotlike": "arnlike",
@@ -164,5 +240,8 @@ def _holds(operator: str, key: str, wanted: Any, context: Context, *, denies: bo
         _substitute(str(item).lower() if isinstance(item, bool) else str(item), context)
         for item in _list(wanted)
     ]
-    met = [any(compare(text, value) for text in texts) is not negated for value in values]
+    try:
+        met = [any(compare(text, value) for text in texts) is not negated for value in values]
+    except ValueError:  # a text where the operator wants a number, a date or an address
+        return denies
     return all(met) if qualifier == "forallvalues" else any(met)

@@ -22,14 +22,7 @@ def compose(scope: Construct, environment: Environment) -> None:
     def named(part: str) -> str:
         return f"{environment.name}-{part}"
 
-    network = NetworkStack(
-        scope,
-        named("network"),
-        env=env,
-        network=environment.network,
-        front=environment.front,
-        database=environment.database,
-    )
+    network = NetworkStack(scope, named("network"), env=env, environment=environment)
     storage = StorageStack(
         scope,
         named("storage"),
@@ -39,10 +32,16 @@ def compose(scope: Construct, environment: Environment) -> None:
         subnets=network.subnets,
         security_group=network.database,
     )
+    access = AccessStack(scope, named("access"), env=env, environment=environment, key=storage.key)
     tracking_server = TrackingServerStack(
-        scope, named("tracking-server"), env=env, environment=environment, network=network, storage=storage
+        scope,
+        named("tracking-server"),
+        env=env,
+        environment=environment,
+        network=network,
+        storage=storage,
+        access=access,
     )
-    access = AccessStack(scope, named("access"), env=env, name=environment.name, roles=environment.roles)
     observability = ObservabilityStack(
         scope,
         named("observability"),
@@ -56,7 +55,7 @@ def compose(scope: Construct, environment: Environment) -> None:
 
     _grant(environment, storage=storage, tracking_server=tracking_server, access=access)
     _publish(environment.name, storage=storage, tracking_server=tracking_server, access=access)
-    for stack in (network, storage, tracking_server, access, observability):
+    for stack in (network, storage, access, tracking_server, observability):
         # of every stack: a `cdk destroy` is refused before it has taken the service down, not after
         stack.termination_protection = environment.protect
         for key, value in environment.tags.items():
@@ -82,6 +81,8 @@ def _grant(
             storage.read_seed,
             storage.read_artifacts,
             storage.write_artifacts,
+            access.write_audit,
+            *([access.ask_iam] if access.ask_iam else []),
         ],
     }
     if environment.artifacts.access == "direct":

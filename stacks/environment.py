@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from stacks import values
-from stacks.sections import Alarms, Artifacts, Database, Front, Logs, Network, Roles, Section, TrackingServer
+from stacks.access_sections import Access, Engine, Roles
+from stacks.front_section import VPC_ORIGIN_REGIONS, Front, FrontKind
+from stacks.section import Section
+from stacks.sections import Alarms, Artifacts, Database, Logs, Network, TrackingServer
 from stacks.sizes import FARGATE_MEMORY, MAX_CONNECTIONS, SIZES, Size, SizeName, connections_needed
 
 
@@ -42,6 +45,7 @@ class Environment(Section):
     database: Database = Field(default_factory=Database, description="The database of MLflow.")
     artifacts: Artifacts = Field(default_factory=Artifacts, description="The artifact store.")
     tracking_server: TrackingServer = Field(default_factory=TrackingServer, description="The MLflow tasks.")
+    access: Access = Field(default_factory=Access, description="Who calls, and what they may do.")
     roles: Roles = Field(default_factory=Roles, description="Who may assume the four roles.")
     alarms: Alarms = Field(default_factory=Alarms, description="Who is told of alarms.")
     logs: Logs = Field(default_factory=Logs, description="How long logs are kept.")
@@ -53,6 +57,26 @@ class Environment(Section):
         if self.database.instance_class:
             figures["database_class"] = self.database.instance_class
         return SIZES[self.size].model_copy(update=figures)
+
+    @property
+    def front_kind(self) -> FrontKind:
+        """`front.kind`, or what suits region and network."""
+        if self.front.kind or self.front.domain_name:
+            return self.front.kind or "domain"
+        # what an existing VPC has for a way to the internet is not known
+        reachable = not self.network.private_only and not self.network.imported
+        return "cloudfront" if reachable and self.region in VPC_ORIGIN_REGIONS else "internal"
+
+    @property
+    def engine(self) -> Engine:
+        """What decides on requests: `access.engine`, or what suits the network."""
+        return self.access.engine or ("roles" if self.network.private_only else "iam")
+
+    @property
+    def sts_regions(self) -> str:
+        """Where callers may have signed: regions with commas between them, or `partition` for all of them."""
+        own = (self.region,) if self.network.private_only else ()
+        return ",".join(self.access.sts_regions or own) or "partition"
 
     @property
     def max_connections(self) -> int:
@@ -71,6 +95,70 @@ class Environment(Section):
         for key, arn in elsewhere.items():
             if arn and arn.split(":")[3] != self.region:
                 raise values.refuse(f"{arn} is in another region", allowed=f"one in {self.region}", key=key)
+        return self
+
+    @model_validator(mode="after")
+    def _front_fits(self) -> Self:
+        kind, network = self.front_kind, self.network
+        if kind == "cloudfront" and self.region not in VPC_ORIGIN_REGIONS:
+            raise values.refuse(
+                f"CloudFront reaches no VPC in {self.region}", allowed="domain, internal", key="front.kind"
+            )
+        if kind != "internal" and network.private_only:
+            raise values.refuse(
+                f"a front of the kind {kind} needs an internet gateway, and network.private_only has none",
+                allowed="internal",
+                key="front.kind",
+            )
+        self.front.check(kind, region=self.region)
+        if kind == "domain" and network.imported and not network.public_subnet_ids:
+            raise values.refuse(
+                "missing: the load balancer of a domain front has public addresses",
+                allowed="a public subnet in each zone of private_subnet_ids",
+                key="network.public_subnet_ids",
+            )
+        if kind != "domain" and network.public_subnet_ids:
+            raise values.refuse(
+                f"has no meaning for a front of the kind {kind}",
+                allowed="leave it out, or front.kind: domain",
+                key="network.public_subnet_ids",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _access_fits(self) -> Self:
+        access, kind = self.access, self.front_kind
+        if access.engine == "open" and kind != "internal":
+            raise values.refuse(
+                f"a front of the kind {kind} is on the internet, and engine: open asks nobody who is calling",
+                allowed="iam, roles; or front.kind: internal",
+                key="access.engine",
+            )
+        if access.engine == "iam" and self.network.private_only:
+            raise values.refuse(
+                "a private_only network has no way to IAM, which has no endpoint for VPCs outside us-east-1",
+                allowed="roles, open",
+                key="access.engine",
+            )
+        if access.web_identity_issuer and self.network.private_only:
+            raise values.refuse(
+                "a private_only network has no way to the keys of the issuer",
+                allowed="leave it out",
+                key="access.web_identity_issuer",
+            )
+        if access.web_identity_at_load_balancer and (kind == "cloudfront" or self.front.scheme == "http"):
+            raise values.refuse(
+                "the load balancer verifies tokens over HTTPS alone, and speaks HTTP here",
+                allowed="false; or front.kind: domain, or internal with front.certificate_arn",
+                key="access.web_identity_at_load_balancer",
+            )
+        for region in access.sts_regions:
+            if values.partition_of(region) != values.partition_of(self.region):
+                raise values.refuse(
+                    f"{region} is in another partition than {self.region}",
+                    allowed=f"regions of the partition {values.partition_of(self.region)}",
+                    key="access.sts_regions",
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,70 +1,85 @@
-"""How clients reach the server: a load balancer inside the VPC, and the names that the server answers to."""
+"""How clients reach the server: a load balancer, and the names that the server answers to.
+
+`InternalFront` is a load balancer and nothing else; `CloudFrontFront` and `DomainFront` put one on the internet.
+Whatever a load balancer is given, it streams: there is no limit to the size of a request or an answer, only to how
+long neither side says anything.
+"""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import aws_cdk as cdk
 from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_elasticloadbalancingv2 as elbv2
-from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from stacks.environment import Environment
 from stacks.findings import accept
-from stacks.sections import Front
+from stacks.network import NetworkStack
+from stacks.storage import StorageStack
+
+#: How long the load balancer waits for the next byte. Below the keep-alive of the server, so that it is never the
+#: server which closes first.
+IDLE_SECONDS = 60
+
+PORTS = {"http": 80, "https": 443}
 
 
-class InternalFront(Construct):
-    """A load balancer without a public address.
+class LoadBalancedFront(Construct):
+    """What all fronts have: a load balancer before the tasks.
 
     Attributes:
         load_balancer: passes requests on to what `serve` is given.
         hosts: every name of the server, the one that clients are told first.
         origins: the same as web origins, such as `https://mlflow.example.com`.
+        trusted_proxies: how many proxies append to X-Forwarded-For before a request reaches the server.
     """
+
+    trusted_proxies = 1
+    hosts: list[str]
+    origins: list[str]
 
     def __init__(
         self,
         scope: Construct,
         id: str,
         *,
-        name: str,
-        front: Front,
-        vpc: ec2.IVpc,
+        environment: Environment,
+        network: NetworkStack,
+        storage: StorageStack,
         subnets: ec2.SubnetSelection,
-        security_group: ec2.ISecurityGroup,
-        access_logs: s3.IBucket,
-        protect: bool,
+        internet_facing: bool = False,
     ) -> None:
         super().__init__(scope, id)
-        self._front = front
+        self.environment = environment
         self.load_balancer = elbv2.ApplicationLoadBalancer(
             self,
             "LoadBalancer",
             # The DNS name starts with this name. One that CloudFormation makes up has capital letters, which
             # browsers lower, and MLflow compares host names as they stand. The kind is part of it because a
             # change of kind creates the new load balancer before it deletes the old one.
-            load_balancer_name=f"{name}-{front.kind}",
-            vpc=vpc,
+            load_balancer_name=f"{environment.name}-{environment.front_kind}",
+            vpc=network.vpc,
             vpc_subnets=subnets,
-            internet_facing=False,
-            security_group=security_group,
-            deletion_protection=protect,
+            internet_facing=internet_facing,
+            security_group=network.load_balancer,
+            deletion_protection=environment.protect,
             drop_invalid_header_fields=True,
-            # Below the keep-alive of the server, so that it is never the server which closes first.
-            idle_timeout=cdk.Duration.seconds(60),
+            # Requests that two servers could read in two ways end here, not at the gate.
+            desync_mitigation_mode=elbv2.DesyncMitigationMode.STRICTEST,
+            # The gate counts from the right, where the caller cannot write.
+            xff_header_processing_mode=elbv2.XffHeaderProcessingMode.APPEND,
+            idle_timeout=cdk.Duration.seconds(IDLE_SECONDS),
         )
-        self.load_balancer.log_access_logs(access_logs, prefix="load-balancer")
-        accept(self, "ALBWAFEnabled", reason="Not reachable from the internet")
-        if not protect:
+        self.load_balancer.log_access_logs(storage.access_logs, prefix="load-balancer")
+        if not environment.protect:
             accept(
                 self,
                 "ELBDeletionProtectionEnabled",
                 reason="The environment file says protect: false, so that the environment can be destroyed",
             )
-        self.hosts = [*front.host_names, self.load_balancer.load_balancer_dns_name]
-        standard_port = {"http": 80, "https": 443}[front.scheme]
-        port = "" if front.listener_port == standard_port else f":{front.listener_port}"
-        self.origins = [f"{front.scheme}://{host}{port}" for host in self.hosts]
 
     @property
     def tracking_uri(self) -> str:
@@ -76,21 +91,77 @@ class InternalFront(Construct):
         """For MLflow, which compares the Host header as it stands: each name with and without a port."""
         return ",".join(form for host in self.hosts for form in (host, f"{host}:*"))
 
+    @abstractmethod
     def serve(self, target_group: elbv2.ApplicationTargetGroup) -> None:
         """Passes every request on to `target_group`."""
-        certificate = (
-            [acm.Certificate.from_certificate_arn(self, "Certificate", self._front.certificate_arn)]
-            if self._front.certificate_arn
-            else None
-        )
-        self.load_balancer.add_listener(
+
+    def listen(
+        self,
+        target_group: elbv2.ApplicationTargetGroup,
+        *,
+        port: int,
+        certificate: acm.ICertificate | None = None,
+    ) -> elbv2.ApplicationListener:
+        """Takes HTTPS on `port`, or HTTP without a certificate; who may connect is for security groups to say."""
+        listener = self.load_balancer.add_listener(
             "Listener",
-            port=self._front.listener_port,
-            protocol=elbv2.ApplicationProtocol[self._front.scheme.upper()],
-            certificates=certificate,
+            port=port,
+            protocol=elbv2.ApplicationProtocol.HTTPS if certificate else elbv2.ApplicationProtocol.HTTP,
+            certificates=[certificate] if certificate else None,
             open=False,
             default_target_groups=[target_group],
         )
+        if self.environment.access.web_identity_at_load_balancer:
+            self._verify_web_identity(listener, target_group)
+        return listener
+
+    def _verify_web_identity(
+        self, listener: elbv2.ApplicationListener, target_group: elbv2.ApplicationTargetGroup
+    ) -> None:
+        """Only what begins as a JSON web token does: the server's own tokens are for the server to read."""
+        issuer = str(self.environment.access.web_identity_issuer)
+        listener.add_action(
+            "WebIdentity",
+            priority=1,
+            conditions=[elbv2.ListenerCondition.http_header("Authorization", ["Bearer eyJ*"])],
+            action=elbv2.ListenerAction.authenticate_jwt(
+                issuer=issuer,
+                jwks_endpoint=f"{issuer}/.well-known/jwks.json",
+                next=elbv2.ListenerAction.forward([target_group]),
+            ),
+        )
+
+
+class InternalFront(LoadBalancedFront):
+    """A load balancer without a public address."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        environment: Environment,
+        network: NetworkStack,
+        storage: StorageStack,
+    ) -> None:
+        super().__init__(
+            scope, id, environment=environment, network=network, storage=storage, subnets=network.subnets
+        )
+        accept(self, "ALBWAFEnabled", reason="Not reachable from the internet")
+        front = environment.front
+        self.hosts = [*front.host_names, self.load_balancer.load_balancer_dns_name]
+        port = "" if front.listener_port == PORTS[front.scheme] else f":{front.listener_port}"
+        self.origins = [f"{front.scheme}://{host}{port}" for host in self.hosts]
+
+    def serve(self, target_group: elbv2.ApplicationTargetGroup) -> None:
+        """See LoadBalancedFront."""
+        front = self.environment.front
+        certificate = (
+            acm.Certificate.from_certificate_arn(self, "Certificate", front.certificate_arn)
+            if front.certificate_arn
+            else None
+        )
+        self.listen(target_group, port=front.listener_port, certificate=certificate)
         if not certificate:
             accept(
                 self,

@@ -36,13 +36,19 @@ _RETENTION = {
 }
 
 
-def log_group(scope: Construct, id: str, *, environment: Environment, key: kms.IKey) -> logs.LogGroup:
-    """A log group named by CloudFormation, so that one kept after a destroy is never in the way of a new one."""
+def log_group(
+    scope: Construct, id: str, *, environment: Environment, key: kms.IKey, retention_days: int | None = None
+) -> logs.LogGroup:
+    """A log group named by CloudFormation, so that one kept after a destroy is never in the way of a new one.
+
+    Args:
+        retention_days: how long lines are kept, when not as long as those of other log groups.
+    """
     return logs.LogGroup(
         scope,
         id,
         encryption_key=key,
-        retention=_RETENTION[environment.logs.retention_days],
+        retention=_RETENTION[retention_days or environment.logs.retention_days],
         removal_policy=cdk.RemovalPolicy.RETAIN if environment.protect else cdk.RemovalPolicy.DESTROY,
     )
 

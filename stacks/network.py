@@ -6,8 +6,9 @@ import aws_cdk as cdk
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
+from stacks.environment import Environment
 from stacks.findings import accept, accept_functions_of_cdk
-from stacks.sections import Database, Front, Network
+from stacks.sections import Network
 
 #: Port on which a task answers.
 SERVER_PORT = 5000
@@ -35,22 +36,15 @@ class NetworkStack(cdk.Stack):
     """Everything that packets pass.
 
     Attributes:
-        vpc: the VPC, created or imported.
-        clients: members may connect to the load balancer. Put it on notebooks, training jobs and bastions.
+        vpc: the VPC, created or imported. subnets: its private subnets. public_subnets: the others, if any.
+        clients: members may connect to an internal load balancer. Put it on notebooks, training jobs and bastions.
+            None with other fronts: clients come over the internet then.
         load_balancer, server, database: the security groups of these three.
     """
 
-    def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        *,
-        env: cdk.Environment,
-        network: Network,
-        front: Front,
-        database: Database,
-    ) -> None:
+    def __init__(self, scope: Construct, id: str, *, env: cdk.Environment, environment: Environment) -> None:
         super().__init__(scope, id, env=env, description="MLflow AWS Kit: network")
+        network, database = environment.network, environment.database
         self._zones = network.availability_zones
         self.vpc = self._imported_vpc(network) if network.imported else self._created_vpc(network)
         self.subnets = ec2.SubnetSelection(
@@ -58,8 +52,13 @@ class NetworkStack(cdk.Stack):
             if network.private_only
             else ec2.SubnetType.PRIVATE_WITH_EGRESS
         )
+        self.public_subnets = ec2.SubnetSelection(subnet_type=ec2.SubnetType.PUBLIC)
 
-        self.clients = self._security_group("Clients", "Members may connect to the MLflow load balancer")
+        self.clients = (
+            self._security_group("Clients", "Members may connect to the MLflow load balancer")
+            if environment.front_kind == "internal"
+            else None
+        )
         self.load_balancer = self._security_group("LoadBalancer", "MLflow load balancer")
         self.server = self._security_group("Server", "MLflow tasks")
         self.database: ec2.ISecurityGroup = (
@@ -67,10 +66,11 @@ class NetworkStack(cdk.Stack):
             if database.imported
             else self._security_group("Database", "MLflow database")
         )
-        self._connect(front=front, database_port=database.port)
+        self._let_in(environment)
+        self._connect(environment)
         if network.private_only:
             self._add_endpoints(self.vpc)
-        self._accept_findings(network)
+        self._accept_findings(environment)
 
     @property
     def availability_zones(self) -> list[str]:
@@ -107,30 +107,47 @@ class NetworkStack(cdk.Stack):
             vpc_id=str(network.vpc_id),
             availability_zones=[cdk.Fn.select(zone, cdk.Fn.get_azs()) for zone in range(len(subnets))],
             private_subnet_ids=subnets,
+            public_subnet_ids=list(network.public_subnet_ids) or None,
         )
 
     def _security_group(self, id: str, description: str) -> ec2.SecurityGroup:
         return ec2.SecurityGroup(self, id, vpc=self.vpc, description=description, allow_all_outbound=False)
 
-    def _connect(self, *, front: Front, database_port: int) -> None:
-        """Clients -> load balancer -> server -> database, each by reference, and nothing else."""
-        listener = ec2.Port.tcp(front.listener_port)
-        self.load_balancer.connections.allow_from(self.clients, listener, "Clients of MLflow")
-        for group in front.client_security_group_ids:
-            self.load_balancer.add_ingress_rule(
-                ec2.Peer.security_group_id(group), listener, "Clients of MLflow"
-            )
-        for block in front.client_cidrs:
-            self.load_balancer.add_ingress_rule(ec2.Peer.ipv4(block), listener, "Clients of MLflow")
+    def _let_in(self, environment: Environment) -> None:
+        """Who may connect to the load balancer. CloudFront may only once it is there: see `CloudFrontFront`."""
+        front = environment.front
+        ports = {"internal": [front.listener_port], "domain": [443, 80], "cloudfront": []}
+        sources: list[ec2.IPeer] = [ec2.Peer.ipv4(block) for block in front.client_cidrs]
+        sources += [ec2.Peer.security_group_id(group) for group in front.client_security_group_ids]
+        if environment.front_kind == "domain" and not sources:
+            sources = [ec2.Peer.any_ipv4()]
+        for port in ports[environment.front_kind]:
+            for source in sources:
+                self.load_balancer.add_ingress_rule(source, ec2.Port.tcp(port), "Clients of MLflow")
+            if self.clients:
+                self.load_balancer.connections.allow_from(
+                    self.clients, ec2.Port.tcp(port), "Clients of MLflow"
+                )
+
+    def _connect(self, environment: Environment) -> None:
+        """Load balancer -> server -> database, each by reference, and nothing else."""
         self.load_balancer.connections.allow_to(
             self.server, ec2.Port.tcp(SERVER_PORT), "Load balancer to server"
         )
-        for ruled in (self.clients, self.load_balancer):
+        ruled_elsewhere = [self.clients, self.load_balancer]
+        if environment.access.web_identity_at_load_balancer:
+            self.load_balancer.add_egress_rule(
+                ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "Load balancer to the keys of the issuer of tokens"
+            )
+            ruled_elsewhere.remove(self.load_balancer)
+        for group in filter(None, ruled_elsewhere):
             # Their rules are resources of their own, and CloudFormation opens a group that holds none to anywhere.
-            resource = ruled.node.default_child
+            resource = group.node.default_child
             assert isinstance(resource, ec2.CfnSecurityGroup)  # noqa: S101 - what an L2 is made of
             resource.add_property_override("SecurityGroupEgress", [NO_TRAFFIC])
-        self.server.connections.allow_to(self.database, ec2.Port.tcp(database_port), "Server to database")
+        self.server.connections.allow_to(
+            self.database, ec2.Port.tcp(environment.database.port), "Server to database"
+        )
         # S3 through its gateway endpoint, ECR, Secrets Manager, logs: addresses of AWS, which change and which
         # security groups can only name by prefix lists that differ in each region.
         self.server.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "Server to the APIs of AWS")
@@ -140,10 +157,11 @@ class NetworkStack(cdk.Stack):
         endpoints = self._security_group("Endpoints", "Endpoints of AWS services")
         for name, service in ENDPOINTS.items():
             vpc.add_interface_endpoint(name, service=service, security_groups=[endpoints], open=False)
-        for group in (self.server, self.clients):
+        for group in filter(None, (self.server, self.clients)):
             endpoints.connections.allow_from(group, ec2.Port.tcp(443), "To the APIs of AWS")
 
-    def _accept_findings(self, network: Network) -> None:
+    def _accept_findings(self, environment: Environment) -> None:
+        network = environment.network
         accept_functions_of_cdk(self)
         if network.imported:
             accept(

@@ -1,4 +1,4 @@
-"""The sections of an environment file.
+"""The sections of an environment file; those about clients are in `front_section` and `access_sections`.
 
 Every field has a type, a default where one makes sense, and a description, from which the reference page is
 made. Unknown keys and impossible combinations are refused before anything is synthesised.
@@ -7,50 +7,14 @@ made. Unknown keys and impossible combinations are refused before anything is sy
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from stacks import values
+from stacks.section import Section
 from stacks.sizes import MAX_CONNECTIONS
-
-#: Retention periods that CloudWatch Logs accepts (logs:PutRetentionPolicy), in days.
-RetentionDays = Literal[
-    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
-]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    def _all_or_none(self, *keys: str) -> bool:
-        """Whether `keys` are all given.
-
-        Raises:
-            PydanticCustomError: some are given and some are not.
-        """
-        missing = [key for key in keys if not getattr(self, key)]
-        if 0 < len(missing) < len(keys):
-            raise values.refuse(
-                f"missing, while {_listed(key for key in keys if key not in missing)} is given",
-                allowed=f"{_listed(keys)} together, or none of them",
-                key=missing[0],
-            )
-        return not missing
-
-    def _only_without(self, given: str, *keys: str) -> None:
-        """Refuse `keys`, which describe something to be created, beside `given`, which imports it."""
-        for key in keys:
-            if key in self.model_fields_set:
-                raise values.refuse(
-                    f"has no meaning beside {given}", allowed=f"leave out {key} or {given}", key=key
-                )
-
-
-def _listed(keys: Iterable[str]) -> str:
-    return ", ".join(keys)
 
 
 class Network(Section):
@@ -74,6 +38,11 @@ class Network(Section):
     private_subnet_ids: tuple[values.SubnetId, ...] = Field(
         (), strict=False, description="Two or more of its private subnets, each in a zone of its own."
     )
+    public_subnet_ids: tuple[values.SubnetId, ...] = Field(
+        (),
+        strict=False,
+        description="As many of its public subnets, in the same zones, for a front of the kind `domain`.",
+    )
 
     @property
     def imported(self) -> bool:
@@ -91,64 +60,19 @@ class Network(Section):
                     allowed="two or more subnets",
                     key="private_subnet_ids",
                 )
+            if self.public_subnet_ids and len(self.public_subnet_ids) != len(self.private_subnet_ids):
+                raise values.refuse(
+                    f"{len(self.public_subnet_ids)} public subnets for {len(self.private_subnet_ids)} private ones",
+                    allowed="one for each zone of private_subnet_ids",
+                    key="public_subnet_ids",
+                )
+        elif self.public_subnet_ids:
+            raise values.refuse("belongs to an existing VPC", allowed="leave it out", key="public_subnet_ids")
         if self.private_only:
             self._only_without("private_only", "nat_gateways")
         if self.nat_gateways and self.nat_gateways > self.availability_zones:
             raise values.refuse(
                 "more NAT gateways than zones", allowed=f"1 to {self.availability_zones}", key="nat_gateways"
-            )
-        return self
-
-
-class Front(Section):
-    """How clients reach the server."""
-
-    kind: Literal["internal", "cloudfront", "domain"] = Field(
-        "internal",
-        description="`internal`: a load balancer inside the VPC, without a public address. "
-        "`cloudfront` and `domain` are refused as long as the server cannot tell who is calling.",
-    )
-    port: int | None = Field(
-        None,
-        ge=1,
-        le=65535,
-        description="Port of the load balancer. 80, or 443 with a certificate, when left out.",
-    )
-    certificate_arn: values.CertificateArn | None = Field(
-        None, description="ACM certificate: the load balancer then speaks HTTPS only."
-    )
-    host_names: tuple[values.HostName, ...] = Field(
-        (), strict=False, description="Further names that clients use, such as a private DNS record of yours."
-    )
-    client_security_group_ids: tuple[values.SecurityGroupId, ...] = Field(
-        (), strict=False, description="Existing security groups whose members may connect."
-    )
-    client_cidrs: tuple[values.ClientCidr, ...] = Field(
-        (), strict=False, description="Address blocks that may connect, such as that of a VPN."
-    )
-
-    @property
-    def listener_port(self) -> int:
-        return self.port or (443 if self.certificate_arn else 80)
-
-    @property
-    def scheme(self) -> Literal["http", "https"]:
-        return "https" if self.certificate_arn else "http"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.kind != "internal":
-            raise values.refuse(
-                f"{self.kind} would publish a server that cannot yet tell who is calling: "
-                "nothing of the kit is public without TLS and authentication",
-                allowed="internal",
-                key="kind",
-            )
-        if self.certificate_arn and not self.host_names:
-            raise values.refuse(
-                "missing: no certificate covers the name of the load balancer itself",
-                allowed="the names on the certificate",
-                key="host_names",
             )
         return self
 
@@ -282,30 +206,6 @@ class TrackingServer(Section):
     )
 
 
-class Roles(Section):
-    """Who may assume the four roles. Principals of the server's own account may when their own policies say so."""
-
-    trusted_accounts: tuple[values.Account, ...] = Field(
-        (), strict=False, description="Further AWS accounts."
-    )
-    trusted_principal_arns: tuple[values.PrincipalArn, ...] = Field(
-        (), strict=False, description="Only these roles and users, instead of whole accounts."
-    )
-    organization_id: values.OrganizationId | None = Field(
-        None, description="Callers must also belong to this AWS organization."
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.trusted_principal_arns and self.trusted_accounts:
-            raise values.refuse(
-                "trusts whole accounts beside single principals",
-                allowed="trusted_accounts or trusted_principal_arns",
-                key="trusted_accounts",
-            )
-        return self
-
-
 class Alarms(Section):
     email: values.EmailAddress | None = Field(
         None, description="Address that is told of alarms, after it has confirmed the subscription."
@@ -313,4 +213,4 @@ class Alarms(Section):
 
 
 class Logs(Section):
-    retention_days: RetentionDays = Field(90, description="Days that logs are kept.")
+    retention_days: values.RetentionDays = Field(90, description="Days that logs are kept.")

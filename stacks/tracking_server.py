@@ -14,9 +14,13 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from stacks.access import ROLES, AccessStack, policy_document, tracking_server_arn
+from stacks.cloudfront_front import CloudFrontFront
+from stacks.domain_front import DomainFront
 from stacks.environment import Environment
 from stacks.findings import accept
-from stacks.front import InternalFront
+from stacks.front import InternalFront, LoadBalancedFront
+from stacks.front_section import FrontKind
 from stacks.log_groups import grant_write, log_group
 from stacks.network import SERVER_PORT, NetworkStack
 from stacks.roles import service_role
@@ -29,6 +33,12 @@ CONTAINER_NAME = "tracking-server"
 PLATFORM = {"arm64": ecr_assets.Platform.LINUX_ARM64, "amd64": ecr_assets.Platform.LINUX_AMD64}
 TASK_ARCHITECTURE = {"arm64": ecs.CpuArchitecture.ARM64, "amd64": ecs.CpuArchitecture.X86_64}
 FUNCTION_ARCHITECTURE = {"arm64": lambda_.Architecture.ARM_64, "amd64": lambda_.Architecture.X86_64}
+
+FRONTS: dict[FrontKind, type[CloudFrontFront | DomainFront | InternalFront]] = {
+    "cloudfront": CloudFrontFront,
+    "domain": DomainFront,
+    "internal": InternalFront,
+}
 
 #: How long the load balancer keeps sending to a task that is being stopped.
 DEREGISTRATION_SECONDS = 30
@@ -79,6 +89,7 @@ class TrackingServerStack(cdk.Stack):
         environment: Environment,
         network: NetworkStack,
         storage: StorageStack,
+        access: AccessStack,
     ) -> None:
         super().__init__(scope, id, env=env, description="MLflow AWS Kit: tracking server")
         if not trusts_databases_of(environment.region):
@@ -90,6 +101,7 @@ class TrackingServerStack(cdk.Stack):
         self._environment = environment
         self._network = network
         self._storage = storage
+        self._access = access
         self._image = ecr_assets.DockerImageAsset(
             self,
             "Image",
@@ -102,16 +114,8 @@ class TrackingServerStack(cdk.Stack):
         self._cluster = ecs.Cluster(
             self, "Cluster", vpc=network.vpc, container_insights_v2=ecs.ContainerInsights.ENABLED
         )
-        self.front = InternalFront(
-            self,
-            "Front",
-            name=environment.name,
-            front=environment.front,
-            vpc=network.vpc,
-            subnets=network.subnets,
-            security_group=network.load_balancer,
-            access_logs=storage.access_logs,
-            protect=environment.protect,
+        self.front: LoadBalancedFront = FRONTS[environment.front_kind](
+            self, "Front", environment=environment, network=network, storage=storage
         )
         self._execution_role = self._role_of_the_agent()
         self.migration_role = service_role(self, "MigrationRole", service="ecs-tasks.amazonaws.com")
@@ -156,17 +160,52 @@ class TrackingServerStack(cdk.Stack):
     def _server_environment(self) -> dict[str, str]:
         environment = self._environment
         sizing = environment.sizing
-        return self._database_environment() | {
-            "SERVER_SECRET_ARN": self._storage.seed.secret_arn,
-            "MLFLOW_ARTIFACTS_DESTINATION": self._storage.artifacts_uri,
-            "ARTIFACT_ACCESS": environment.artifacts.access,
-            "MLFLOW_SERVER_ALLOWED_HOSTS": self.front.allowed_hosts,
-            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(self.front.origins),
-            "MLFLOW_WORKERS": str(sizing.workers),
-            "SERVER_THREADS": str(sizing.threads),
-            "DATABASE_POOL_SIZE": str(sizing.pool_size),
-            "SERVER_DRAIN_SECONDS": str(environment.tracking_server.drain_seconds),
+        return (
+            self._database_environment()
+            | self._access_environment()
+            | {
+                "SERVER_SECRET_ARN": self._storage.seed.secret_arn,
+                "MLFLOW_ARTIFACTS_DESTINATION": self._storage.artifacts_uri,
+                "ARTIFACT_ACCESS": environment.artifacts.access,
+                "MLFLOW_SERVER_ALLOWED_HOSTS": self.front.allowed_hosts,
+                "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(self.front.origins),
+                "MLFLOW_WORKERS": str(sizing.workers),
+                "SERVER_THREADS": str(sizing.threads),
+                "DATABASE_POOL_SIZE": str(sizing.pool_size),
+                "SERVER_DRAIN_SECONDS": str(environment.tracking_server.drain_seconds),
+            }
+        )
+
+    def _access_environment(self) -> dict[str, str]:
+        """What the server needs to tell who calls and what they may do."""
+        environment = self._environment
+        variables = {
+            "ACCESS_ENGINE": environment.engine,
+            "TRACKING_SERVER_ARN": tracking_server_arn(self, environment.name),
+            "ACCESS_STS_REGIONS": environment.sts_regions,
+            "ACCESS_TRUSTED_PROXIES": str(self.front.trusted_proxies),
+            "ACCESS_AUDIT_LOG_GROUP": self._access.audit_log.log_group_name,
+            "ACCESS_EXPERIMENT_PERMISSIONS": str(environment.access.experiment_permissions).lower(),
         }
+        if environment.engine == "roles":
+            variables["ACCESS_ROLES"] = self._policies_by_role()
+        if environment.access.web_identity_issuer:
+            variables["ACCESS_WEB_IDENTITY_ISSUER"] = environment.access.web_identity_issuer
+        return variables
+
+    def _policies_by_role(self) -> str:
+        """The policy of each role of the kit, by the id that STS gives as the start of its callers' `UserId`."""
+        arn = tracking_server_arn(self, self._environment.name)
+        return self.to_json_string(
+            {
+                self._access.roles[role].role_id: {
+                    "name": role,
+                    "arn": self._access.roles[role].role_arn,
+                    "policy": policy_document(file, arn),
+                }
+                for file, role in ROLES.items()
+            }
+        )
 
     def _task_definition(
         self,

@@ -9,11 +9,17 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import botocore.session
+from botocore.exceptions import UnknownRegionError
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
+
+#: Retention periods that CloudWatch Logs accepts (logs:PutRetentionPolicy), in days.
+RetentionDays = Literal[
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
+]
 
 
 def refuse(problem: str, *, allowed: str, key: str = "") -> PydanticCustomError:
@@ -55,6 +61,15 @@ def _region(value: str) -> str:
     return value
 
 
+def partition_of(region: str) -> str:
+    """The partition of a region, such as `aws-cn`; `aws` for one that botocore does not know."""
+    session = botocore.session.get_session()
+    try:
+        return str(session.get_partition_for_region(region))
+    except UnknownRegionError:
+        return "aws"
+
+
 def _block(value: str) -> str:
     """an IPv4 block, such as 10.0.0.0/16"""
     try:
@@ -77,8 +92,8 @@ def _client_block(value: str) -> str:
     """of /8 or smaller"""
     if ipaddress.IPv4Network(value).prefixlen < 8:
         raise refuse(
-            f"{value} lets everybody in, and the server does not check yet who calls",
-            allowed="blocks of /8 or smaller, such as 10.0.0.0/8",
+            f"{value} lets nearly everybody in",
+            allowed="blocks of /8 or smaller, such as 10.0.0.0/8; no block at all where a front is open to all",
         )
     return value
 
@@ -108,6 +123,13 @@ HostName = Annotated[
     matching(
         r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}",
         allowed="a lower-case DNS name without scheme and port, such as mlflow.example.com",
+    ),
+]
+IssuerUrl = Annotated[
+    str,
+    matching(
+        r"https://([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}(/[\w.~-]+)*",
+        allowed="an https:// URL without a slash at its end, such as https://abc.tokens.sts.global.api.aws",
     ),
 ]
 BucketName = Annotated[
@@ -141,6 +163,32 @@ CertificateArn = Annotated[
     str,
     matching(
         _PARTITION + r":acm:[a-z0-9-]+:\d{12}:certificate/[\w-]+", allowed="the ARN of an ACM certificate"
+    ),
+]
+HostedZoneId = Annotated[
+    str, matching(r"Z[A-Z0-9]{4,31}", allowed="the id of a hosted zone, such as Z0123456789ABCDEFGHIJ")
+]
+WebAclArn = Annotated[
+    str,
+    matching(
+        _PARTITION + r":wafv2:[a-z0-9-]+:\d{12}:(global|regional)/webacl/[\w-]+/[\w-]+",
+        allowed="the ARN of a web ACL of AWS WAF",
+    ),
+]
+OidcProviderArn = Annotated[
+    str,
+    matching(
+        _PARTITION + r":iam::\d{12}:oidc-provider/[\w.:/~-]+",
+        allowed="the ARN of an OIDC provider of IAM, such as arn:aws:iam::111122223333:oidc-provider/gitlab.example.com",
+    ),
+]
+Audience = Annotated[str, matching(r"[^\s*?]+", allowed="the aud claim as it stands, without wildcards")]
+SubjectPattern = Annotated[
+    str,
+    matching(
+        r"[\w-]+:[^\s*?/:]+[/:]\S*|[^\s*?]+",
+        allowed="the sub claim as it stands, or with * and ? after a first part that is whole, such as "
+        "repo:example/models:*",
     ),
 ]
 SecretArn = Annotated[

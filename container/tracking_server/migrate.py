@@ -17,6 +17,7 @@ import sqlalchemy
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from tracking_server.access.marks import create_table
 from tracking_server.database import create_migration_engine, locked, wait_for_database
 from tracking_server.schema import (
     Schema,
@@ -54,7 +55,9 @@ def migrate(settings: DatabaseSettings) -> str:
             # the server must not drop a connection that is silent for the hours an ALTER TABLE can take
             connection.execute(sqlalchemy.text("SET SESSION wait_timeout = 2147483"))
         with locked(connection, "migration"):
-            return _migrate(engine, connection)
+            done = _migrate(engine, connection)
+            create_table(connection)
+            return done
 
 
 def _migrate(engine: Engine, connection: Connection) -> str:

@@ -46,9 +46,10 @@ class Migration:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The schema as found: its tables (without bookkeeping), Alembic revision and last recorded migration."""
+    """The schema as found: MLflow's tables and the kit's, Alembic revision and last recorded migration."""
 
     tables: frozenset[str]
+    kit_tables: frozenset[str]
     revision: str | None
     last: Migration | None
 
@@ -72,10 +73,10 @@ def read_schema(connection: Connection) -> Schema:
         )
         if row:
             last = Migration(**{key: row[key] for key in Migration.__dataclass_fields__})
+    kit_tables = frozenset(name for name in names if name.startswith("kit_"))
     return Schema(
-        tables=frozenset(
-            name for name in names if name != migrations.name and not name.startswith("alembic_")
-        ),
+        tables=frozenset(name for name in names - kit_tables if not name.startswith("alembic_")),
+        kit_tables=kit_tables,
         revision=revision,
         last=last,
     )

@@ -63,10 +63,20 @@ class DatabaseCredentials:
         return self._account
 
 
-def server_keys(secret_arn: str) -> dict[str, str]:
-    """MLflow's own secrets as {environment variable: value}, the same for every server of one seed.
+@dataclass(frozen=True, kw_only=True)
+class ServerKeys:
+    """Secrets that are the same for every server of one seed.
 
-    All are derived by HKDF-SHA256 from the secret's "seed", with the variable's name as info.
+    `mlflow` holds MLflow's own by environment variable; `access` signs what the gate gives out.
+    """
+
+    mlflow: dict[str, str] = field(repr=False)
+    access: str = field(repr=False)
+
+
+def server_keys(secret_arn: str) -> ServerKeys:
+    """The keys, all derived by HKDF-SHA256 from the secret's "seed", with the variable's name as info.
+
     Raises SecretError.
     """
     seed = _text(read_secret(secret_arn), "seed", secret_arn)
@@ -77,7 +87,7 @@ def server_keys(secret_arn: str) -> dict[str, str]:
         "MLFLOW_CRYPTO_KEK_PASSPHRASE",
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
     )
-    return {name: _derive(seed, name) for name in names}
+    return ServerKeys(mlflow={name: _derive(seed, name) for name in names}, access=_derive(seed, "access"))
 
 
 def _derive(seed: str, name: str) -> str:

@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp
 from uvicorn_worker import UvicornWorker  # type: ignore[import-not-found]
 
+from tracking_server.access.build import build_gate
+from tracking_server.access.marks import marks
 from tracking_server.app import Drain, TrackingServer, configure_mlflow, load_mlflow
 from tracking_server.database import DatabaseError, create_server_engine, locked, wait_for_database
 from tracking_server.schema import is_known, latest_revision, read_schema
@@ -46,7 +48,8 @@ class SchemaTooNew(SchemaNotReady):
 def run(database: DatabaseSettings, settings: ServerSettings) -> int:
     """Serve until SIGTERM and return the exit code."""
     try:
-        configure_mlflow(settings, database_url=database.url, keys=server_keys(settings.secret_arn))
+        keys = server_keys(settings.secret_arn)
+        configure_mlflow(settings, database_url=database.url, keys=keys.mlflow)
     except SecretError as error:
         logger.error("%s", error)
         return 1
@@ -56,6 +59,10 @@ def run(database: DatabaseSettings, settings: ServerSettings) -> int:
         # several servers may start on one fresh schema, where each would create the default experiment
         with engine.connect() as connection, locked(connection, "start"):
             app = load_mlflow(engine, settings)
+            if settings.access:
+                app = build_gate(app, settings=settings.access, key=keys.access, engine=engine)
+            else:
+                logger.warning("ACCESS_ENGINE=open: whoever reaches this server may do everything")
     except SchemaTooNew as error:
         logger.error("refused: %s", error)
         return 3
@@ -82,7 +89,8 @@ def _wait_for_schema(engine: Engine) -> None:
         except DBAPIError as error:  # a table can be dropped between being listed and being read
             found = f"a schema that cannot be read just now ({error.orig})"
         else:
-            if schema.revision == target and not schema.running:
+            migrated = schema.revision == target and not schema.running
+            if migrated and marks.name in schema.kit_tables:
                 return
             if schema.revision and not is_known(schema.revision):
                 raise SchemaTooNew(
@@ -90,6 +98,8 @@ def _wait_for_schema(engine: Engine) -> None:
                     "deploy the newer image again"
                 )
             found = f"revision {schema.revision}" if schema.revision else "no MLflow schema"
+            if migrated:
+                found += f" without the table {marks.name}"
             if schema.running:
                 found += " and an unfinished migration"
         if time.monotonic() > deadline:

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from tracking_server.access.settings import AccessSettings, read_access
+from tracking_server.variables import Reader, SettingsError
+
+__all__ = ["SettingsError", "read_database", "read_server"]
+
 ArtifactAccess = Literal["server", "direct"]
-
-
-class SettingsError(ValueError):
-    """The environment does not describe a server; the message names every variable at fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ class ServerSettings:
     """What `serve` needs besides the database.
 
     `workers` are processes, `threads` and `pool_size` (database connections) count for each of them.
-    `drain_seconds` is how long /health answers 503 before the listener closes.
+    `drain_seconds` is how long /health answers 503 before the listener closes. Without `access` there is no
+    gate: whoever reaches the server may do everything.
     """
 
     host: str
@@ -72,54 +74,12 @@ class ServerSettings:
     threads: int
     pool_size: int
     drain_seconds: int
-
-
-class _Reader:
-    """Reads variables and remembers every problem, so that one error can name them all."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._missing: list[str] = []
-        self._invalid: list[str] = []
-
-    def text(self, name: str) -> str:
-        value = self._environ.get(name, "").strip()
-        if not value:
-            self._missing.append(name)
-        return value
-
-    def number(self, name: str, *, minimum: int, maximum: int) -> int:
-        value = self.text(name)
-        if not value:
-            return minimum
-        if not value.isdecimal() or not minimum <= int(value) <= maximum:
-            self.refuse(f"{name}={value!r} must be a whole number from {minimum} to {maximum}")
-            return minimum
-        return int(value)
-
-    def existing_file(self, name: str) -> Path:
-        value = self.text(name)
-        if value and not Path(value).is_file():
-            self.refuse(f"{name}={value!r} is not a file")
-        return Path(value)
-
-    def refuse(self, problem: str) -> None:
-        self._invalid.append(problem)
-
-    @property
-    def problems(self) -> list[str]:
-        """What is wrong so far."""
-        missing = [f"missing environment variables: {', '.join(self._missing)}"] if self._missing else []
-        return missing + self._invalid
-
-    def finish(self) -> None:
-        if self.problems:
-            raise SettingsError("; ".join(self.problems))
+    access: AccessSettings | None
 
 
 def read_database(environ: Mapping[str, str]) -> DatabaseSettings:
     """The database of DATABASE_*, or the SQLite file of MLFLOW_BACKEND_STORE_URI. Raises SettingsError."""
-    reader = _Reader(environ)
+    reader = Reader(environ)
     settings = _database(reader, environ)
     reader.finish()
     return settings
@@ -127,7 +87,7 @@ def read_database(environ: Mapping[str, str]) -> DatabaseSettings:
 
 def read_server(environ: Mapping[str, str]) -> tuple[DatabaseSettings, ServerSettings]:
     """Everything that `serve` needs. Raises SettingsError."""
-    reader = _Reader(environ)
+    reader = Reader(environ)
     database = _database(reader, environ)
     server = ServerSettings(
         host=reader.text("MLFLOW_HOST"),
@@ -139,10 +99,13 @@ def read_server(environ: Mapping[str, str]) -> tuple[DatabaseSettings, ServerSet
         threads=reader.number("SERVER_THREADS", minimum=1, maximum=256),
         pool_size=reader.number("DATABASE_POOL_SIZE", minimum=2, maximum=1024),
         drain_seconds=reader.number("SERVER_DRAIN_SECONDS", minimum=0, maximum=60),
+        access=read_access(
+            reader,
+            # MLflow reads these two itself; without them it would refuse every request through the load balancer
+            hosts=reader.listed("MLFLOW_SERVER_ALLOWED_HOSTS"),
+            origins=reader.listed("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
+        ),
     )
-    # MLflow reads these two itself; without them it would refuse every request through the load balancer
-    reader.text("MLFLOW_SERVER_ALLOWED_HOSTS")
-    reader.text("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")
     if server.artifacts_destination and urlsplit(server.artifacts_destination).scheme != "s3":
         reader.refuse(
             f"MLFLOW_ARTIFACTS_DESTINATION={server.artifacts_destination!r} must be s3://bucket/prefix"
@@ -156,7 +119,7 @@ def read_server(environ: Mapping[str, str]) -> tuple[DatabaseSettings, ServerSet
     return database, server
 
 
-def _artifact_access(reader: _Reader) -> ArtifactAccess:
+def _artifact_access(reader: Reader) -> ArtifactAccess:
     value = reader.text("ARTIFACT_ACCESS")
     if value == "direct":
         return "direct"
@@ -165,7 +128,7 @@ def _artifact_access(reader: _Reader) -> ArtifactAccess:
     return "server"
 
 
-def _database(reader: _Reader, environ: Mapping[str, str]) -> DatabaseSettings:
+def _database(reader: Reader, environ: Mapping[str, str]) -> DatabaseSettings:
     if uri := environ.get("MLFLOW_BACKEND_STORE_URI"):
         url = _sqlite_url(uri)
         if url is None:

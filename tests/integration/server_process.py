@@ -105,6 +105,7 @@ class Backend:
             "SERVER_THREADS": "8",
             "DATABASE_POOL_SIZE": "16",
             "SERVER_DRAIN_SECONDS": "0",
+            "ACCESS_ENGINE": "open",
             **self.overrides,
             **overrides,
         }
