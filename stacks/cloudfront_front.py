@@ -28,6 +28,11 @@ READ_SECONDS = IDLE_SECONDS + 5
 #: What CloudFront calls the group of its interfaces, one in each VPC.
 SERVICE_GROUP = "CloudFront-VPCOrigins-Service-SG"
 
+ANYWHERE = "Every request must prove who is calling, from wherever it comes; front.web_acl_arn adds a filter"
+
+#: What CDK calls the function that all its `AwsCustomResource`s of a stack share.
+LOOKUP_FUNCTION = "AWS679f53fac002430cb0da5b7982bd2287"
+
 
 class CloudFrontFront(LoadBalancedFront):
     """A CloudFront distribution, which has a name and a certificate, before a load balancer inside the VPC.
@@ -100,11 +105,25 @@ class CloudFrontFront(LoadBalancedFront):
         accept(
             distribution,
             "AwsSolutions-CFR1",
-            reason="Every request must prove who is calling, wherever it comes from",
+            reason=ANYWHERE,
+        )
+        if not self.environment.front.web_acl_arn:
+            accept(
+                distribution,
+                "AwsSolutions-CFR2",
+                "CKV_AWS_68",
+                reason=ANYWHERE,
+            )
+        accept(
+            distribution,
+            "AwsSolutions-CFR4",
+            "CKV_AWS_174",
+            reason="CloudFront decides on the TLS of its own names; a front of the kind domain takes TLS 1.2 and later",
         )
         accept(
             distribution,
             "AwsSolutions-CFR3",
+            "CKV_AWS_86",
             reason="Nothing is cached, so that the load balancer sees and logs every request",
         )
         return distribution
@@ -146,6 +165,19 @@ class CloudFrontFront(LoadBalancedFront):
                 output_paths=[group_id],
                 physical_resource_id=custom_resources.PhysicalResourceId.of(SERVICE_GROUP),
             ),
+        )
+        accept(
+            cdk.Stack.of(self).node.find_child(LOOKUP_FUNCTION),
+            "LambdaConcurrency",
+            "LambdaDLQ",
+            "LambdaDefaultMemorySize",
+            "LambdaInsideVPC",
+            "LambdaTracing",
+            "CKV_AWS_115",
+            "CKV_AWS_116",
+            "CKV_AWS_117",
+            "W3005",
+            reason="Made by CDK and called by CloudFormation alone, which shows its answer; it asks EC2 for one group",
         )
         lookup.node.add_dependency(self.distribution)  # the group is made together with the VPC origin
         ec2.CfnSecurityGroupIngress(

@@ -52,7 +52,7 @@ class DomainFront(LoadBalancedFront):
         listener.set_attribute(
             "routing.http.response.strict_transport_security.header_value", "max-age=31536000"
         )
-        self.load_balancer.add_listener(
+        redirect = self.load_balancer.add_listener(
             "Redirect",
             port=PORTS["http"],
             protocol=elbv2.ApplicationProtocol.HTTP,
@@ -60,6 +60,11 @@ class DomainFront(LoadBalancedFront):
             default_action=elbv2.ListenerAction.redirect(
                 protocol="HTTPS", port=str(PORTS["https"]), permanent=True
             ),
+        )
+        accept(
+            redirect,
+            "ELBv2ACMCertificateRequired",
+            reason="It sends everybody to the HTTPS listener, and nothing to the server",
         )
 
     def _hosted_zone(self) -> route53.IHostedZone | None:

@@ -121,6 +121,13 @@ class NetworkStack(cdk.Stack):
         sources += [ec2.Peer.security_group_id(group) for group in front.client_security_group_ids]
         if environment.front_kind == "domain" and not sources:
             sources = [ec2.Peer.any_ipv4()]
+            accept(
+                self.load_balancer,
+                "AwsSolutions-EC23",
+                "CKV_AWS_260",
+                reason="HTTPS for everybody who can prove who they are, and HTTP that sends there; "
+                "front.client_cidrs narrows it",
+            )
         for port in ports[environment.front_kind]:
             for source in sources:
                 self.load_balancer.add_ingress_rule(source, ec2.Port.tcp(port), "Clients of MLflow")

@@ -44,7 +44,7 @@ def sign(credentials: ReadOnlyCredentials, *, host: str, region: str, now: float
             f"{region!r} is not the name of an AWS region: set MLFLOW_AWS_IAM_REGION, for example to eu-west-1."
         )
     sts = f"sts.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
-    date = datetime.fromtimestamp(now, timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    date = datetime.fromtimestamp(int(now), timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     fields = {
         "c": f"{credentials.access_key}/{date[:8]}/{region}/sts/aws4_request",
         "d": date,

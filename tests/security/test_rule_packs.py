@@ -22,7 +22,7 @@ PACKS = (
 )
 
 #: Reasons for which an environment accepts findings: a bound to think at before adding one more.
-MOST_REASONS = 24
+MOST_REASONS = 28
 
 
 @dataclass(frozen=True)

@@ -71,15 +71,70 @@ BROKEN = {
         ["private_only"],
     ),
     "more NAT gateways than zones": ("network: {nat_gateways: 3}", "network.nat_gateways", ["1 to 2"]),
-    "public front": (
-        "front: {kind: cloudfront}",
-        "front.kind",
-        ["cannot yet tell who is calling", "internal"],
+    "public without the gate": (
+        "access: {engine: open}",
+        "access.engine",
+        ["cloudfront is on the internet", "front.kind: internal"],
     ),
-    "public domain": ("front: {kind: domain}", "front.kind", ["without TLS and authentication", "internal"]),
-    "everybody": ("front: {client_cidrs: [0.0.0.0/0]}", "front.client_cidrs[0]", ["lets everybody in"]),
+    "public domain without the gate": (
+        "access: {engine: open}\nfront: {domain_name: a.example.com, hosted_zone_id: Z0123456789ABC, "
+        "hosted_zone_name: example.com}",
+        "access.engine",
+        ["domain is on the internet"],
+    ),
+    "CloudFront where it reaches no VPC": (
+        "region: cn-north-1\nfront: {kind: cloudfront}",
+        "front.kind",
+        ["CloudFront reaches no VPC in cn-north-1", "domain, internal"],
+    ),
+    "CloudFront without a way to the internet": (
+        "network: {private_only: true}\nfront: {kind: cloudfront}",
+        "front.kind",
+        ["needs an internet gateway", "internal"],
+    ),
+    "domain without a name": ("front: {kind: domain}", "front.domain_name", ["a name of yours"]),
+    "domain without a certificate": (
+        "front: {domain_name: a.example.com}",
+        "front.hosted_zone_id",
+        ["certificate_arn"],
+    ),
+    "name outside the zone": (
+        "front: {domain_name: a.example.org, hosted_zone_id: Z0123456789ABC, hosted_zone_name: example.com}",
+        "front.domain_name",
+        ["a.example.org is not in example.com"],
+    ),
+    "half a zone": (
+        "front: {domain_name: a.example.com, hosted_zone_id: Z0123456789ABC}",
+        "front.hosted_zone_name",
+        ["together, or none"],
+    ),
+    "port of CloudFront": ("front: {port: 8080}", "front.port", ["cloudfront", "front.kind: internal"]),
+    "asking IAM without a way to it": (
+        "network: {private_only: true}\naccess: {engine: iam}",
+        "access.engine",
+        ["roles"],
+    ),
+    "unknown engine": ("access: {engine: cedar}", "access.engine", ["iam"]),
+    "issuer without TLS": (
+        "access: {web_identity_issuer: 'http://issuer.example.com'}",
+        "access.web_identity_issuer",
+        ["https"],
+    ),
+    "verifying tokens of nobody": (
+        "access: {web_identity_at_load_balancer: true}",
+        "access.web_identity_issuer",
+        ["the issuer"],
+    ),
+    "any subject": (
+        "roles: {oidc_providers: [{provider_arn: 'arn:aws:iam::111122223333:oidc-provider/ci.example.com', "
+        "audience: sts.amazonaws.com, subjects: ['repo:a/b:*', '*']}]}",
+        "roles.oidc_providers[0].subjects[1]",
+        ["*"],
+    ),
+    "everybody": ("front: {client_cidrs: [0.0.0.0/0]}", "front.client_cidrs[0]", ["everybody in"]),
     "certificate without a name": (
-        "front: {certificate_arn: 'arn:aws:acm:eu-west-1:111122223333:certificate/12345678-abcd'}",
+        "front: {kind: internal, "
+        "certificate_arn: 'arn:aws:acm:eu-west-1:111122223333:certificate/12345678-abcd'}",
         "front.host_names",
         ["certificate"],
     ),
@@ -229,9 +284,7 @@ def test_a_missing_path_is_named() -> None:
 
 
 def test_extending_merges_sections_and_replaces_values(tmp_path: Path) -> None:
-    file = written(
-        tmp_path, "extends: prod\ndatabase: {backup_days: 3}\nfront: {host_names: [a.example.com]}"
-    )
+    file = written(tmp_path, "extends: prod\ndatabase: {backup_days: 3}\nfront: {kind: internal}")
     environment, base = load(str(file)), load("prod")
     assert environment.database == base.database.model_copy(update={"backup_days": 3})
     assert environment.network == base.network

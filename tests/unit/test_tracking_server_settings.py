@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,11 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "SERVER_THREADS": "8",
         "DATABASE_POOL_SIZE": "16",
         "SERVER_DRAIN_SECONDS": "0",
+        "ACCESS_ENGINE": "iam",
+        "TRACKING_SERVER_ARN": "arn:aws:sagemaker:eu-west-1:123456789012:mlflow-tracking-server/mlflow",
+        "ACCESS_STS_REGIONS": "partition",
+        "ACCESS_TRUSTED_PROXIES": "1",
+        "ACCESS_EXPERIMENT_PERMISSIONS": "false",
     }
 
 
@@ -42,12 +49,53 @@ def test_complete_environment(environ: dict[str, str]) -> None:
     assert (server.artifact_access, server.artifacts_destination) == ("direct", "s3://bucket/prefix")
 
 
+def test_the_gate_is_on_unless_the_environment_says_open(environ: dict[str, str]) -> None:
+    _, server = read_server(environ)
+    assert server.access is not None
+    assert server.access.names == {"mlflow.example.com"}
+    assert {"eu-west-1", "us-east-1"} <= server.access.regions
+    assert not {"cn-north-1", "us-gov-west-1"} & server.access.regions
+    assert not server.access.secure
+    without = {name: value for name, value in environ.items() if not name.startswith("ACCESS_")}
+    with pytest.raises(SettingsError, match="ACCESS_ENGINE"):
+        read_server(without)
+    _, server = read_server(without | {"ACCESS_ENGINE": "open"})
+    assert server.access is None
+
+
+def test_policies_of_the_roles_are_known_by_id_and_arn(environ: dict[str, str]) -> None:
+    policy = {"Version": "2012-10-17", "Statement": []}
+    role = {"name": "Reader", "arn": "arn:aws:iam::123456789012:role/r", "policy": policy}
+    environ |= {"ACCESS_ENGINE": "roles", "ACCESS_ROLES": json.dumps({"AROAEXAMPLE": role})}
+    _, server = read_server(environ)
+    assert server.access is not None
+    assert server.access.policies == {"AROAEXAMPLE": policy, role["arn"]: policy}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ACCESS_ENGINE", "cedar", "must be one of iam, roles, open"),
+        ("ACCESS_ENGINE", "roles", "ACCESS_ROLES"),
+        ("TRACKING_SERVER_ARN", "arn:aws:s3:::bucket", "is no ARN of a tracking server"),
+        ("MLFLOW_SERVER_ALLOWED_HOSTS", "*.example.com", "must hold whole names"),
+        ("ACCESS_WEB_IDENTITY_ISSUER", "http://issuer.example.com", "must be an https:// URL"),
+        ("ACCESS_TRUSTED_PROXIES", "-1", "must be a whole number"),
+    ],
+)
+def test_a_gate_that_cannot_be_understood_is_refused(
+    environ: dict[str, str], name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(expected)):
+        read_server(environ | {name: value})
+
+
 def test_every_missing_variable_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         read_server({})
     message = str(caught.value)
     assert message.startswith("missing environment variables: DATABASE_HOST, DATABASE_PORT")
-    assert message.count(",") == 15
+    assert message.count(",") == 20
 
 
 @pytest.mark.parametrize(
