@@ -8,7 +8,7 @@ import os
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import anyio.to_thread
 from sqlalchemy.engine import URL, Engine
@@ -104,9 +104,10 @@ def configure_mlflow(settings: ServerSettings, *, database_url: URL, keys: dict[
             **keys,
         }
     )
-    # MLflow's search tries to import this module, which needs Flask-WTF, at every request; while it fails,
-    # other threads see it half loaded and answer 500
-    sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
+    if not (settings.access and settings.access.experiment_permissions):
+        # MLflow's search tries to import this module at every request; while that fails, other threads see it
+        # half loaded and answer 500
+        sys.modules["mlflow.server.auth"] = None  # type: ignore[assignment]
 
 
 def load_mlflow(engine: Engine, settings: ServerSettings) -> ASGIApp:
@@ -114,7 +115,6 @@ def load_mlflow(engine: Engine, settings: ServerSettings) -> ASGIApp:
     import mlflow.store.db.utils as database
     from mlflow.server import app as flask_app
     from mlflow.server import handlers
-    from mlflow.server.fastapi_app import app
 
     from tracking_server.artifacts import StreamingS3ArtifactRepository, download_routes
 
@@ -124,5 +124,16 @@ def load_mlflow(engine: Engine, settings: ServerSettings) -> ASGIApp:
     handlers.initialize_backend_stores()
     artifacts = StreamingS3ArtifactRepository(settings.artifacts_destination, uploads=settings.threads)
     handlers._artifact_repo = artifacts  # type: ignore[assignment]
+    app = _load_app(flask_app, settings, engine)
     app.router.routes[:0] = download_routes(artifacts)
     return cast(ASGIApp, app)
+
+
+def _load_app(flask_app: Any, settings: ServerSettings, engine: Engine) -> Any:
+    if settings.access and settings.access.experiment_permissions:
+        from tracking_server.access.experiments import load_guarded_mlflow
+
+        return load_guarded_mlflow(flask_app, engine)
+    from mlflow.server.fastapi_app import app
+
+    return app

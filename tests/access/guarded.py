@@ -125,7 +125,7 @@ class Guarded:
 
     def serve(self, **overrides: str) -> Server:
         """Start a server process with the gate on, and wait until it is healthy."""
-        server: Server = self.start("serve", self.backend, **gate_variables(), **overrides)
+        server: Server = self.start("serve", self.backend, **{**gate_variables(), **overrides})
         self.servers.append(server)
         return server.wait_until_healthy()
 

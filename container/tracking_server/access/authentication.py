@@ -67,12 +67,15 @@ class Throttle:
         refilled = FAILURES_AT_ONCE / FAILURES_A_SECOND
         self._buckets: TTLCache[str, tuple[float, float]] = TTLCache(MAX_ADDRESSES, refilled, timer=now)
 
+    def check(self, address: str) -> None:
+        """Raises TooManyRequests when there were too many failures."""
+        if self._left(address) < 1:
+            raise TooManyRequests("too many failed proofs of identity from this address; wait a moment")
+
     def take(self, address: str) -> None:
         """Count an attempt. Raises TooManyRequests when there were too many."""
-        left = self._left(address)
-        if left < 1:
-            raise TooManyRequests("too many failed proofs of identity from this address; wait a moment")
-        self._buckets[address] = (left - 1, self._now())
+        self.check(address)
+        self._buckets[address] = (self._left(address) - 1, self._now())
 
     def give_back(self, address: str) -> None:
         """The attempt was a good one."""
@@ -95,6 +98,7 @@ class Authentication:
         self._flights: SingleFlight[Proof] = SingleFlight()
         self._throttle = Throttle()
         self._limiter: anyio.CapacityLimiter | None = None
+        self._threads: anyio.CapacityLimiter | None = None
         self._generation = 0
 
     async def prove(self, text: str, *, address: str) -> tuple[Proof, str]:
@@ -111,19 +115,25 @@ class Authentication:
             return proof, prover.via
         if (reason := self._refusals.get(key)) is not None:
             raise Unauthenticated(reason)
-        proof = await self._flights.do(key, functools.partial(self._ask, prover, text, key, address))
+        # what was asked before all was to be forgotten is no answer to who comes after
+        flight = (self._generation, key)
+        proof = await self._flights.do(flight, functools.partial(self._ask, prover, text, key, address))
         return proof, prover.via
 
     async def _ask(self, prover: Prover, text: str, key: bytes, address: str) -> Proof:
-        self._throttle.take(address)
+        self._throttle.check(address)
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(CONCURRENT_PROOFS)
+            self._threads = anyio.CapacityLimiter(CONCURRENT_PROOFS)
         generation = self._generation
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
-                proof = await anyio.to_thread.run_sync(
-                    prover.prove, text, limiter=self._limiter, abandon_on_cancel=True
-                )
+                async with self._limiter:
+                    # only now: of a crowd behind one address, those who wait for their turn have not failed
+                    self._throttle.take(address)
+                    proof = await anyio.to_thread.run_sync(
+                        prover.prove, text, limiter=self._threads, abandon_on_cancel=True
+                    )
         except TimeoutError:
             raise Unavailable("AWS did not confirm in time who calls; try again") from None
         except Unauthenticated as error:

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Collection
-from contextvars import ContextVar
 
 import anyio
 import anyio.to_thread
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tracking_server.access.audit import Audit, Decision
 from tracking_server.access.authentication import Authentication, SingleFlight
-from tracking_server.access.caller import Caller
+from tracking_server.access.current import ADMINISTERS, CALLER
 from tracking_server.access.engines import ACCESS_UI, SERVICE
 from tracking_server.access.errors import (
     Denied,
@@ -35,8 +34,8 @@ from tracking_server.access.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-CURRENT_CALLER: ContextVar[Caller | None] = ContextVar("CURRENT_CALLER", default=None)
-"""Who is calling, for code below the gate. It cannot be set from outside, as a header could."""
+ADMINISTER = "UpdateUserAdmin"
+"""Who may do this is an administrator of MLflow's own permissions too."""
 
 FLUSH_CHECK_SECONDS = 1.0
 FLUSH_BLIND_SECONDS = 60.0
@@ -106,7 +105,8 @@ class Gate:
             await answer(scope, receive, send)
             return
         inner = dict(scope, headers=without_credentials(scope["headers"], self._sessions.cookie))
-        CURRENT_CALLER.set(passage.caller)
+        CALLER.set(passage.caller)
+        ADMINISTERS.set(passage.administers)
         await self._app(inner, receive, send)
 
     async def _admit(self, passage: Passage, receive: Receive) -> Response | None:
@@ -122,7 +122,7 @@ class Gate:
         if rule is None:
             raise NotFound(f"the server has no {request.method} {request.path[:200]}")
         if rule.decision == "denied":
-            raise Denied(f"{request.method} {request.path[:200]} is switched off on this server")
+            raise Denied(f"{request.method} {request.path[:200]} is switched off on this server: {rule.why}")
         passage.actions = rule.actions
         if rule.decision == "action":
             await self._authorise(passage)
@@ -134,7 +134,8 @@ class Gate:
         if authorization := request.header("authorization"):
             scheme, _, text = authorization.partition(" ")
             if scheme.lower() != "bearer":
-                raise Unauthenticated(f"{scheme[:20]!r} is no scheme that this server takes: it takes Bearer")
+                # what stands there may be a secret, and the reason is logged
+                raise Unauthenticated("the Authorization header is of no scheme that this server takes: Bearer")
             proof, passage.via = await self._authentication.prove(text.strip(), address=request.address)
             passage.caller = proof.caller
             return
@@ -150,6 +151,7 @@ class Gate:
         caller = passage.caller
         assert caller is not None  # noqa: S101 - _authenticate() has set it
         grants = await self._permissions.of(caller, address=passage.request.address)
+        passage.administers = ADMINISTER in grants.allowed
         for action in passage.actions:
             if action not in grants.allowed:
                 because = (

@@ -83,7 +83,9 @@ class Permissions:
         known = self._known.get(key)
         if known is not None and time.monotonic() < known.fresh_until:
             return known.grants
-        known = await self._flights.do(key, functools.partial(self._ask, caller, address, known))
+        # what was asked before all was to be forgotten is no answer to who comes after
+        flight = (self._generation, key)
+        known = await self._flights.do(flight, functools.partial(self._ask, caller, address, known))
         return known.grants
 
     async def _ask(self, caller: Caller, address: str | None, known: _Known | None) -> _Known:

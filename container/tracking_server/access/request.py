@@ -13,6 +13,7 @@ from tracking_server.access.caller import Caller
 from tracking_server.access.errors import BadRequest
 
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
+_PORT = re.compile(r":[0-9]*\Z")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9=;:._-]{1,128}")
 
 # headers that decide something here and must therefore stand once
@@ -33,6 +34,8 @@ class Request:
         self._scope, self._proxies = scope, proxies
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        if scope.get("root_path"):  # frameworks take it off before they route, and nothing here sets it
+            raise BadRequest("there is no root path")
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name not in _KEPT:
@@ -55,7 +58,7 @@ class Request:
         value = self.header("host").lower()
         if value.startswith("["):
             return value[1:].partition("]")[0]
-        return value.rpartition(":")[0] or value
+        return _PORT.sub("", value)
 
     @property
     def address(self) -> str:
@@ -110,9 +113,10 @@ def without_credentials(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> 
 
 @dataclass(kw_only=True)
 class Passage:
-    """What is known of a request so far: who, how proved, and which actions it needs."""
+    """What is known of a request so far: who, how proved, which actions it needs, whether they administer users."""
 
     request: Request
     caller: Caller | None = None
     via: str = ""
     actions: tuple[str, ...] = ()
+    administers: bool = False

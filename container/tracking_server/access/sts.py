@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -46,6 +47,8 @@ class StsTokens:
         self._arn = tracking_server_arn
         # as for every SDK of AWS; a server on AWS has neither, and asks the host that the request was signed for
         self._endpoint = os.environ.get("AWS_ENDPOINT_URL_STS") or os.environ.get("AWS_ENDPOINT_URL")
+        # what it warns of names the URL, and that is the token
+        logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
         # no proxy, no redirect and no second try: exactly one request to exactly one host
         self._http = urllib3.PoolManager(
             num_pools=len(self._regions),
@@ -114,7 +117,8 @@ def _parse(content_type: str, body: bytes) -> dict[str, str]:
     if content_type.partition(";")[0].strip().lower() not in ("text/xml", "application/xml") or b"<!" in body:
         raise nonsense
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314 - 4 KiB at most, and no declarations
+        # decoded here: in UTF-16 declarations would not have been seen above
+        root = ElementTree.fromstring(body.decode())  # noqa: S314 - 4 KiB at most, and no declarations
     except (ElementTree.ParseError, ValueError):
         raise nonsense from None
     results = root.findall(f"{_NAMESPACE}GetCallerIdentityResult")

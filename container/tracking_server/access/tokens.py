@@ -129,6 +129,9 @@ def _fields(token: str) -> dict[str, str]:
     for name, value in fields.items():
         if not isinstance(value, str) or _PATTERNS[name].fullmatch(value) is None:
             raise Unauthenticated("the token is malformed")
+    # JSON has blanks, escapes, byte order marks and other encodings: with them a token would have many spellings
+    if json.dumps(fields, separators=(",", ":")).encode() != raw:
+        raise Unauthenticated("the token is malformed")
     return fields
 
 

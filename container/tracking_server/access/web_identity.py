@@ -115,10 +115,20 @@ class WebIdentityTokens:
             answer.release_conn()
             if answer.status != 200 or len(body) > MAX_KEYS_BYTES:
                 raise ValueError("no keys")
-            keys = [jwt.PyJWK(entry) for entry in json.loads(body)["keys"] if entry.get("kid")]
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError, TypeError, jwt.PyJWTError):
+            entries = [dict(entry) for entry in json.loads(body)["keys"]]
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError, TypeError):
             raise Unavailable("the keys of the account's token issuer cannot be read; try again") from None
-        return {str(key.key_id): key for key in keys}
+        return {str(entry["kid"]): key for entry in entries if (key := _usable(entry)) is not None}
+
+
+def _usable(entry: dict[str, Any]) -> jwt.PyJWK | None:
+    """A published key; None for one of a kind that is not known here, which must not spoil the others."""
+    if not entry.get("kid"):
+        return None
+    try:
+        return jwt.PyJWK(entry)
+    except (jwt.PyJWTError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _expiry(claims: dict[str, Any]) -> float:
