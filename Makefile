@@ -11,7 +11,7 @@ export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= $(shell node -p 'process
 export NODE_NO_WARNINGS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format synth docs image lock clean
+.PHONY: help up test lint format synth oracle docs image lock clean
 
 help:  ## what there is to do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ help:  ## what there is to do
 up: tools  ## a tracking server on this machine, from the stacks that AWS would get (ENV=local)
 	@$(KIT) up $(ENV)
 
-test: tools .venv-checkov/.ready .cache/database  ## every test and check
+test: tools .venv-checkov/.ready .cache/database .cache/programs  ## every test and check
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile  # two: most tests wait for a process that they started
 
@@ -35,6 +35,10 @@ format: tools  ## let ruff format and mend
 
 synth: tools  ## the CloudFormation templates of an environment (ENV=dev)
 	@npx cdk synth --quiet -c env=$(ENV)
+
+oracle: tools  ## compare the policy evaluator with another one, which this installs (AGPL-3.0, test only)
+	@npm --prefix tests/oracle ci --no-audit --no-fund --loglevel=error
+	@$(BIN)/pytest tests/oracle -q
 
 docs: tools  ## regenerate the reference pages
 	@$(BIN)/python -m stacks.reference
@@ -90,4 +94,8 @@ node_modules/.package-lock.json: package.json package-lock.json
 
 .cache/database: | $(VENV)/.ready
 	@$(BIN)/python -m local.get_database
+	@mkdir -p .cache && touch $@
+
+.cache/programs: | $(VENV)/.ready
+	@$(BIN)/python -m tests.get_programs
 	@mkdir -p .cache && touch $@

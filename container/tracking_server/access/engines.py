@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -66,9 +67,9 @@ class IamEngine:
             principal = self._principal(caller)
             if principal is None:
                 return Grants(allowed=frozenset())
-            arn, tags = principal
+            known, arn, tags = principal
             return self._simulate(
-                arn, context_of(caller, arn=arn, tags=tags, address=address, secure=self._secure)
+                arn, context_of(known, arn=arn, tags=tags, address=address, secure=self._secure)
             )
         except ClientError as error:
             code = error.response["Error"]["Code"]
@@ -89,8 +90,11 @@ class IamEngine:
             self._local.iam = boto3.session.Session().client("iam", config=config)
         return self._local.iam
 
-    def _principal(self, caller: Caller) -> tuple[str, Mapping[str, str]] | None:
-        """The true ARN, with its path, and the tags; None when the principal is gone or is another one by now."""
+    def _principal(self, caller: Caller) -> tuple[Caller, str, Mapping[str, str]] | None:
+        """The caller by unique id, the true ARN with its path, and the tags.
+
+        None when the principal is gone or is another one by now.
+        """
         try:
             if caller.kind == "role":
                 found = self._iam.get_role(RoleName=caller.name)["Role"]
@@ -104,7 +108,11 @@ class IamEngine:
             raise
         if caller.unique_id not in (identifier, found["Arn"]):  # web identity tokens name the ARN alone
             return None
-        return found["Arn"], {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
+        if caller.unique_id != identifier:
+            # policies may deny by aws:userid, which for a role has a session behind it
+            session = "web-identity" if caller.kind == "role" else ""
+            caller = replace(caller, unique_id=identifier, session=session)
+        return caller, found["Arn"], {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
 
     def _simulate(self, arn: str, context: Mapping[str, str]) -> Grants:
         results = list(self._results(arn, self._official, self._arn, context))

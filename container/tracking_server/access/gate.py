@@ -135,7 +135,9 @@ class Gate:
             scheme, _, text = authorization.partition(" ")
             if scheme.lower() != "bearer":
                 # what stands there may be a secret, and the reason is logged
-                raise Unauthenticated("the Authorization header is of no scheme that this server takes: Bearer")
+                raise Unauthenticated(
+                    "the Authorization header is of no scheme that this server takes: Bearer"
+                )
             proof, passage.via = await self._authentication.prove(text.strip(), address=request.address)
             passage.caller = proof.caller
             return

@@ -39,7 +39,8 @@ def _source(text: str) -> str:
 
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
+    # not "no-referrer": browsers then send "Origin: null" with a form, even to the same origin
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": (
         f"default-src 'none'; script-src {_source(_OPEN_SCRIPT)}; style-src {_source(_STYLE)}; "
