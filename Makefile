@@ -11,7 +11,7 @@ export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= $(shell node -p 'process
 export NODE_NO_WARNINGS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format synth oracle docs image lock clean
+.PHONY: help up test lint format synth oracle docs bench image lock clean
 
 help:  ## what there is to do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ oracle: tools  ## compare the policy evaluator with another one, which this inst
 
 docs: tools  ## regenerate the reference pages
 	@$(BIN)/python -m stacks.reference
+	@$(KIT) access matrix --markdown > docs/access-matrix.md.new && mv docs/access-matrix.md.new docs/access-matrix.md
+
+bench: tools .cache/database  ## what the gate costs, and that its memory is bounded: prints tables, writes benchmarks/results
+	@$(BIN)/python -m benchmarks.gate
+	@$(BIN)/python -m benchmarks.gate_memory
 
 ENGINE ?= $(firstword $(foreach engine,docker podman,$(shell command -v $(engine))))
 IMAGE  := mlflow-aws-kit:local

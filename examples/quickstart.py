@@ -1,16 +1,21 @@
 """Train a regression on a data set that ships with scikit-learn and keep everything about it in MLflow.
 
-    MLFLOW_TRACKING_URI=http://localhost:5000 python examples/quickstart.py
+    python examples/quickstart.py
 
-Logs parameters, metrics for every boosting step, a plot and the model; registers the model and points the
-alias ``champion`` at the new version; then loads it back through that alias, as a consumer would. Needs
-``mlflow``, ``scikit-learn`` and ``matplotlib``, and no AWS permission beyond what the tracking server asks for.
+Logs parameters, metrics for every boosting step, a plot and the model; registers the model; then loads the new version
+back from the registry, as a consumer would. Needs ``mlflow``, ``mlflow-aws-iam``, ``scikit-learn`` and ``matplotlib``,
+and the role DataScientist on the tracking server.
+
+The server is the one that MLFLOW_TRACKING_URI names. When that is not set, it is the one that ``make up`` runs on this
+machine, as its data scientist.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from pathlib import Path
 
 import matplotlib
 import mlflow
@@ -28,7 +33,29 @@ EXPERIMENT = "quickstart"
 MODEL = "diabetes-progression"
 PARAMS = {"n_estimators": 200, "learning_rate": 0.05, "max_depth": 3, "subsample": 0.8, "random_state": 7}
 
+LOCAL_SERVERS = Path(__file__).resolve().parent.parent / ".local"
+
 matplotlib.use("Agg")
+
+
+def find_server() -> None:
+    """Take the variables of the server that `make up` runs here, unless the environment names a server."""
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        return
+    found = sorted(LOCAL_SERVERS.glob("*/roles/data-scientist.env"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        sys.exit(
+            "Start a server with `make up`, or set MLFLOW_TRACKING_URI to the TrackingUri that `kit outputs` prints "
+            "and MLFLOW_TRACKING_AUTH=aws-iam."
+        )
+    for line in found[-1].read_text().splitlines():
+        match shlex.split(line, comments=True):
+            case ["unset", *names]:
+                for name in names:
+                    os.environ.pop(name, None)
+            case ["export", assignment]:
+                name, _, value = assignment.partition("=")
+                os.environ[name] = value
 
 
 def learning_curve(train_rmse: list[float], test_rmse: list[float]) -> Figure:
@@ -47,8 +74,7 @@ def step_metrics(name: str, values: list[float], started_ms: int) -> list[Metric
 
 
 def main() -> None:
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        sys.exit("Set MLFLOW_TRACKING_URI to the TrackingUri that `make up` or `kit outputs` prints.")
+    find_server()
     features, target = load_diabetes(return_X_y=True, as_frame=True)
     x_train, x_test, y_train, y_test = train_test_split(features, target, random_state=7)
 
@@ -82,13 +108,15 @@ def main() -> None:
             # The types in a model file are checked when it is loaded; trees need one beyond the defaults.
             skops_trusted_types=["sklearn.tree._tree.Tree"],
         )
-    client.set_registered_model_alias(MODEL, "champion", logged.registered_model_version)
 
-    champion = mlflow.pyfunc.load_model(f"models:/{MODEL}@champion")
-    if not np.allclose(champion.predict(x_test), prediction):
+    # Whoever approves models, the role ModelApprover, now points an alias at the version that is to be used:
+    #   client.set_registered_model_alias(MODEL, "champion", version)
+    # and consumers load models:/<name>@champion. A data scientist names the version.
+    version = logged.registered_model_version
+    loaded = mlflow.pyfunc.load_model(f"models:/{MODEL}/{version}")
+    if not np.allclose(loaded.predict(x_test), prediction):
         raise MlflowException("the model that came back from the registry predicts something else")
-    score = r2_score(y_test, prediction)
-    print(f"Registered {MODEL} version {logged.registered_model_version} as @champion: r2 {score:.3f}")
+    print(f"Registered {MODEL} version {version}: r2 {r2_score(y_test, prediction):.3f}")
 
 
 if __name__ == "__main__":

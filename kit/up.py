@@ -27,9 +27,9 @@ def up(
     MySQL-compatible database where there is one. Data stays under `.local/` and is there again next time.
     """
     environment = load(env)
-    if running := state.running_outputs(env):
+    if running := state.running(env):
         fail(
-            f"{env} runs already, at {running['TrackingUri']}.",
+            f"{env} runs already, at {running.outputs['TrackingUri']}.",
             todo="Use it as it is, or stop it there with Ctrl-C.",
         )
     if fresh:
@@ -53,7 +53,7 @@ def up(
             if json:
                 print_json(product.outputs)
             else:
-                _announce(env, product.outputs, directory)
+                _announce(env, product.outputs, directory, guarded=environment.engine != "open")
             _wait_for_end()
             progress("stopping")
     except KeyboardInterrupt:  # while it was starting
@@ -73,17 +73,29 @@ def _wait_for_end() -> None:
         time.sleep(0.2)
 
 
-def _announce(env: str, outputs: dict[str, str], directory: Path) -> None:
+def _announce(env: str, outputs: dict[str, str], directory: Path, *, guarded: bool) -> None:
     uri = outputs["TrackingUri"]
+    rows = {"Tracking URI": uri}
+    if guarded:
+        rows["UI"] = f".venv/bin/kit open {env} --role DataScientist"
+        rows["Try it"] = ".venv/bin/python examples/quickstart.py"
+        for file in sorted(state.role_files(directory).glob("*.env")):
+            rows[f"As {file.stem}"] = f". {_from_here(file)}"
+    else:
+        rows["UI"] = f"{uri}/"
+        rows["Try it"] = f"MLFLOW_TRACKING_URI={uri} .venv/bin/python examples/quickstart.py"
     out.rule(f"MLflow {outputs['MlflowVersion']} is up")
     print_rows(
-        {
-            "Tracking URI": uri,
-            "UI": f"{uri}/",
-            "Try it": f"MLFLOW_TRACKING_URI={uri} .venv/bin/python examples/quickstart.py",
+        rows
+        | {
             "All outputs": f".venv/bin/kit outputs {env}",
             "Data and logs": str(directory),
             "Stop": "Ctrl-C",
         }
     )
     out.rule()
+
+
+def _from_here(file: Path) -> Path:
+    """As short as it can be told to a shell in the current directory, or in another."""
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file

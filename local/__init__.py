@@ -1,6 +1,7 @@
 """The embedded AWS: what `kit up` and the tests deploy to, and the processes that it runs.
 
 product, state       an environment on this machine, and where its data are
+person               a user of the account, and files that make a shell one
 aws                  the embedded AWS as a whole: starts and stops the parts below
 deploy               the real CDK CLI; docker_stand_in takes docker's place for it
 endpoint             the loopback endpoint: every API call enters here, on its way to a double or to moto

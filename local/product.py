@@ -11,6 +11,7 @@ from typing_extensions import Self
 from local import state
 from local.aws import EmbeddedAws
 from local.deploy import Cdk
+from local.person import make_person, write_role_files
 
 
 class Product:
@@ -43,15 +44,27 @@ class Product:
         self.aws.start()
         try:
             self.outputs = self._deploy()
+            self._let_people_in()
         except BaseException:
             self.aws.close()
             raise
-        state.announce(self.directory, endpoint=self.aws.endpoint, outputs=self.outputs)
         return self
 
     def __exit__(self, *_: object) -> None:
         state.withdraw(self.directory)
         self.aws.close()
+
+    def _let_people_in(self) -> None:
+        """Make a user, whom IAM forgets with each stop, and tell other processes how to be them."""
+        person = make_person(self.aws, outputs=self.outputs)
+        write_role_files(state.role_files(self.directory), person=person, outputs=self.outputs)
+        state.announce(
+            self.directory,
+            endpoint=self.aws.endpoint,
+            outputs=self.outputs,
+            operator=self.aws.environment(),
+            person=person,
+        )
 
     def _deploy(self) -> dict[str, str]:
         with ThreadPoolExecutor(max_workers=1) as side:

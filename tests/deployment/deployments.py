@@ -10,6 +10,7 @@ from ports import free_port
 
 from local.aws import EmbeddedAws
 from local.deploy import Cdk
+from local.person import make_person
 
 
 class Deployment:
@@ -18,9 +19,14 @@ class Deployment:
     def __init__(self, aws: EmbeddedAws, directory: Path, **settings: Any) -> None:
         self.aws = aws
         self.file = directory / "environment.yaml"
-        self.settings: dict[str, Any] = {"extends": "local", "front": {"port": free_port()}, **settings}
+        self.settings: dict[str, Any] = {
+            "extends": "local",
+            "front": {"kind": "internal", "port": free_port()},
+            **settings,
+        }
         self.cdk = Cdk(aws=aws, environment=str(self.file))
         self.outputs: dict[str, str] = {}
+        self._person: dict[str, str] = {}
 
     def deploy(self, **changes: Any) -> str:
         self.settings |= changes
@@ -29,6 +35,15 @@ class Deployment:
         self.cdk.progress = printed.append
         self.outputs = self.cdk.deploy()
         return "\n".join(printed)
+
+    def variables(self, role: str) -> dict[str, str]:
+        """What makes a process a client of the server in one of the roles."""
+        if not self._person:
+            self._person = make_person(self.aws, outputs=self.outputs)
+        return self._person | {
+            "MLFLOW_TRACKING_AUTH": "aws-iam",
+            "MLFLOW_AWS_IAM_ROLE_ARN": self.outputs[f"{role}RoleArn"],
+        }
 
     def stack(self, part: str) -> str:
         return f"{self.settings['name']}-{part}"

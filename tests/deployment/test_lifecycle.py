@@ -36,6 +36,12 @@ def development(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment
         yield deployment
 
 
+@pytest.fixture(autouse=True)
+def as_administrator(development: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in development.variables("Admin").items():
+        monkeypatch.setenv(name, value)
+
+
 def experiments(uri: str) -> set[str]:
     return {experiment.name for experiment in mlflow.MlflowClient(uri).search_experiments()}
 

@@ -15,6 +15,7 @@ import pytest
 import requests
 from deployments import Deployment
 from mlflow.entities import Metric
+from mlflow_aws_iam import token
 
 from local.aws import EmbeddedAws
 
@@ -40,8 +41,18 @@ def uri(product: Deployment) -> str:
 
 
 @pytest.fixture
-def client(product: Deployment, uri: str, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
+def scientist(product: Deployment, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A data scientist's token for the server under the balancer's own name."""
+    for name, value in product.variables("DataScientist").items():
+        monkeypatch.setenv(name, value)
+    return token(product.outputs["TrackingUri"], allow_http=True)
+
+
+@pytest.fixture
+def client(uri: str, scientist: str, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
     """The stock client, which names the balancer as its host, as it would on AWS."""
+    monkeypatch.delenv("MLFLOW_TRACKING_AUTH")  # it would sign for the name of this machine
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", scientist)
     monkeypatch.setattr("mlflow.tracking.request_header.registry.resolve_request_headers", balancer_host)
     monkeypatch.setattr("mlflow.utils.rest_utils.resolve_request_headers", balancer_host, raising=False)
     return mlflow.MlflowClient(uri)
@@ -116,7 +127,8 @@ def test_every_variable_of_the_task_definition_is_needed(product: Deployment) ->
     definition, server = container(product)
     variables = {item["name"]: item["value"] for item in server["environment"]}
     assert len(variables) > 10
-    for name in variables:
+    # without it the record of decisions goes to standard output
+    for name in variables.keys() - {"ACCESS_AUDIT_LOG_GROUP"}:
         rest = {key: value for key, value in variables.items() if key != name}
         code, log = run_once(product, definition, rest)
         assert code == 2, f"the server started without {name}:\n{log}"
@@ -152,18 +164,47 @@ def test_the_secrets_need_the_rights_that_the_stack_grants(product: Deployment) 
         ("evil.example", "/health", 200),
     ],
 )
-def test_only_the_balancers_own_host_name_is_served(uri: str, host: str, path: str, status: int) -> None:
-    assert requests.get(f"{uri}{path}", headers={"Host": host}, timeout=30).status_code == status
+def test_only_the_balancers_own_host_name_is_served(
+    uri: str, scientist: str, host: str, path: str, status: int
+) -> None:
+    headers = {"Host": host, "Authorization": f"Bearer {scientist}"}
+    assert requests.get(f"{uri}{path}", headers=headers, timeout=30).status_code == status
+
+
+def test_nobody_is_served_without_an_identity(uri: str) -> None:
+    answer = requests.get(
+        f"{uri}/api/2.0/mlflow/experiments/get?experiment_id=0", headers={"Host": BALANCER}, timeout=30
+    )
+    assert answer.status_code == 401
+
+
+def test_decisions_are_recorded_in_the_audit_log(product: Deployment, client: mlflow.MlflowClient) -> None:
+    client.search_experiments()
+    [group] = product.resources("access", "AWS::Logs::LogGroup")
+    deadline = time.monotonic() + 30
+    while True:
+        events = product.aws.client("logs").filter_log_events(logGroupName=group)["events"]
+        lines = [json.loads(event["message"]) for event in events]
+        found = [line for line in lines if "sagemaker-mlflow:SearchExperiments" in line["actions"]]
+        if found:
+            break
+        assert time.monotonic() < deadline, "the decision is not in the audit log"
+        time.sleep(0.5)
+    assert found[-1]["decision"] == "allow"
+    assert found[-1]["resource"] == product.outputs["TrackingServerArn"]
 
 
 def test_a_browser_on_the_balancers_name_may_post_and_one_from_elsewhere_may_not(
-    product: Deployment, uri: str
+    product: Deployment, uri: str, scientist: str
 ) -> None:
     search = f"{uri}/ajax-api/2.0/mlflow/experiments/search"
     origin = product.outputs["TrackingUri"]
     for sent, status in ((origin, 200), ("http://evil.example", 403)):
         answer = requests.post(
-            search, json={"max_results": 1}, headers={"Host": BALANCER, "Origin": sent}, timeout=30
+            search,
+            json={"max_results": 1},
+            headers={"Host": BALANCER, "Origin": sent, "Authorization": f"Bearer {scientist}"},
+            timeout=30,
         )
         assert answer.status_code == status
 

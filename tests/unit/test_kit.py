@@ -84,12 +84,14 @@ def test_env_validate_fails_for_a_broken_file_and_says_why(broken: str) -> None:
 def test_outputs_come_from_a_running_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "STATE", tmp_path)
     directory = state.directory_of("examples/china")
-    directory.mkdir()
-    assert state.running_outputs("examples/china") is None
-    state.announce(directory, endpoint="http://localhost:1", outputs={"TrackingUri": "http://localhost:2"})
-    assert state.running_outputs("examples/china") == {"TrackingUri": "http://localhost:2"}
+    assert state.running("examples/china") is None
+    outputs = {"TrackingUri": "http://localhost:2"}
+    state.announce(directory, endpoint="http://localhost:1", outputs=outputs, operator={}, person={})
+    running = state.running("examples/china")
+    assert running is not None
+    assert running.outputs == outputs
     state.withdraw(directory)
-    assert state.running_outputs("examples/china") is None
+    assert state.running("examples/china") is None
 
 
 def test_an_announcement_of_a_process_that_died_counts_for_nothing(
@@ -100,8 +102,10 @@ def test_an_announcement_of_a_process_that_died_counts_for_nothing(
     directory.mkdir()
     gone = subprocess.Popen(["true"])
     gone.wait()
-    (directory / "running.json").write_text(json.dumps({"pid": gone.pid, "outputs": {}}))
-    assert state.running_outputs("local") is None
+    (directory / "running.json").write_text(
+        json.dumps({"pid": gone.pid, "endpoint": "", "outputs": {}, "operator": {}, "person": {}})
+    )
+    assert state.running("local") is None
 
 
 def test_outputs_without_an_answer_from_aws_say_what_to_do(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tracking_server.access.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 MAX_CALLERS = 10_000
+MAX_ALIKE = 1_000
 
 FRESH_SECONDS = 300
 """A change of policy counts after this at the latest; the moment is spread so that not all are asked again at once."""
@@ -69,6 +70,8 @@ class Permissions:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._known: LRUCache[tuple[str, str, str | None], _Known] = LRUCache(MAX_CALLERS)
+        # what many callers may do alike is held once: an answer of IAM is 24 KB of names
+        self._alike: LRUCache[Grants, Grants] = LRUCache(MAX_ALIKE)
         self._flights: SingleFlight[_Known] = SingleFlight()
         self._limiter: anyio.CapacityLimiter | None = None
         self._generation = 0
@@ -106,6 +109,7 @@ class Permissions:
             raise Unavailable("IAM throttles, so it cannot be told what is allowed; try again") from None
         except TimeoutError:
             raise Unavailable("IAM did not answer in time what is allowed; try again") from None
+        grants = self._alike.setdefault(grants, grants)
         fresh = asked_at + FRESH_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
         known = _Known(grants, asked_at, fresh)
         if generation == self._generation:

@@ -22,16 +22,15 @@ _KEPT = _SINGLE | {b"cookie", b"x-forwarded-for", b"x-amzn-trace-id", b"accept"}
 
 
 class Request:
-    """The method, path and headers of an HTTP scope.
+    """The method, path and headers of an HTTP scope; `address` is the client's, as the outermost trusted proxy saw it.
 
     `proxies` is how many trusted proxies append to X-Forwarded-For. Raises BadRequest where a header that
     decides stands twice.
     """
 
-    __slots__ = ("_headers", "_proxies", "_scope", "method", "path")
+    __slots__ = ("_headers", "address", "method", "path")
 
     def __init__(self, scope: Scope, *, proxies: int) -> None:
-        self._scope, self._proxies = scope, proxies
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         if scope.get("root_path"):  # frameworks take it off before they route, and nothing here sets it
@@ -47,6 +46,7 @@ class Request:
             else:
                 headers[name] += (b"; " if name == b"cookie" else b", ") + value
         self._headers = headers
+        self.address: str = _address(scope, headers.get(b"x-forwarded-for", b""), proxies)
 
     def header(self, name: str) -> str:
         """The value of a header, empty if it is not there."""
@@ -59,18 +59,6 @@ class Request:
         if value.startswith("["):
             return value[1:].partition("]")[0]
         return _PORT.sub("", value)
-
-    @property
-    def address(self) -> str:
-        """The address of the client, as the outermost trusted proxy saw it."""
-        if self._proxies:
-            hops = self.header("x-forwarded-for").split(",")
-            if len(hops) >= self._proxies:
-                address = hops[-self._proxies].strip()
-                if _ADDRESS.fullmatch(address):
-                    return address
-        client = self._scope.get("client")
-        return str(client[0]) if client else ""
 
     @property
     def id(self) -> str:
@@ -87,6 +75,15 @@ class Request:
     def wants_page(self) -> bool:
         """Whether a person's browser opens a page."""
         return self.method == "GET" and "text/html" in self.header("accept")
+
+
+def _address(scope: Scope, forwarded: bytes, proxies: int) -> str:
+    if proxies:
+        hops = forwarded.decode("latin-1").split(",")
+        if len(hops) >= proxies and _ADDRESS.fullmatch(address := hops[-proxies].strip()):
+            return address
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def without_credentials(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:

@@ -1,0 +1,1 @@
+"""Benchmarks: each is a module to run, and writes what it found to results/."""
