@@ -9,12 +9,10 @@ import os
 import socket
 import sys
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import boto3
 from botocore.config import Config
@@ -32,10 +30,14 @@ BATCH_LINES, BATCH_BYTES, LINE_OVERHEAD = 5_000, 900_000, 26
 FLUSH_SECONDS = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """What was decided on a request. `actions` are without prefix; `reason` says why it was refused, or how allowed."""
+class Decision(NamedTuple):
+    """What was decided on a request, `at` seconds since 1970.
 
+    `actions` are without prefix; `reason` says why it was refused, or how allowed. Made on the way of each request,
+    so it is a tuple, and its text is made later.
+    """
+
+    at: float
     request_id: str
     method: str
     path: str
@@ -53,7 +55,9 @@ class Decision:
         caller = self.caller
         return json.dumps(
             {
-                "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+                "time": datetime.datetime.fromtimestamp(self.at, datetime.timezone.utc).isoformat(
+                    timespec="milliseconds"
+                ),
                 "logger": "audit",
                 "request_id": self.request_id,
                 "source_ip": self.address,
@@ -109,7 +113,7 @@ class LogGroup:
     def __init__(self, group: str) -> None:
         self._group = group
         # not a queue.Queue: each line would wake the thread, which costs more than the rest of the gate
-        self._lines: deque[tuple[int, str]] = deque()
+        self._waiting: deque[Decision] = deque()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._stream = ""
@@ -123,11 +127,10 @@ class LogGroup:
 
     def write(self, decision: Decision) -> None:
         """See Audit."""
-        line = decision.line()
-        if len(self._lines) < QUEUED_LINES:
-            self._lines.append((time.time_ns() // 1_000_000, line))
+        if len(self._waiting) < QUEUED_LINES:
+            self._waiting.append(decision)
         else:
-            sys.stdout.write(line + "\n")
+            print(decision.line(), flush=True)
 
     def close(self) -> None:
         """See Audit."""
@@ -146,8 +149,9 @@ class LogGroup:
         """The oldest lines, as many as one call takes."""
         batch: list[tuple[int, str]] = []
         size = 0
-        while self._lines and len(batch) < BATCH_LINES and size < BATCH_BYTES:
-            batch.append(self._lines.popleft())
+        while self._waiting and len(batch) < BATCH_LINES and size < BATCH_BYTES:
+            decision = self._waiting.popleft()
+            batch.append((int(decision.at * 1000), decision.line()))
             size += len(batch[-1][1]) + LINE_OVERHEAD
         return batch
 
@@ -164,7 +168,12 @@ class LogGroup:
             sys.stdout.flush()
 
     def _open(self) -> None:
-        config = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "max_attempts": 3})
+        config = Config(
+            connect_timeout=3,
+            read_timeout=5,
+            retries={"mode": "standard", "max_attempts": 3},
+            parameter_validation=False,  # of every line, which is most of what a call costs
+        )
         logs = boto3.session.Session().client("logs", config=config)
         try:
             logs.create_log_stream(logGroupName=self._group, logStreamName=self._stream)

@@ -28,7 +28,7 @@ from tracking_server.access.marks import Marks
 from tracking_server.access.own import OwnRoutes
 from tracking_server.access.pages import refusal_page
 from tracking_server.access.permissions import Permissions
-from tracking_server.access.request import Passage, Request, without_credentials
+from tracking_server.access.request import Passage, Request
 from tracking_server.access.routes import Routes
 from tracking_server.access.sessions import Sessions
 
@@ -95,7 +95,7 @@ class Gate:
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         passage: Passage | None = None
         try:
-            request = Request(scope, proxies=self._proxies)
+            request = Request(scope, proxies=self._proxies, cookie=self._sessions.cookie)
             passage = Passage(request=request)
             answer = await self._admit(passage, receive)
         except Refused as error:
@@ -104,7 +104,7 @@ class Gate:
         if answer is not None:
             await answer(scope, receive, send)
             return
-        inner = dict(scope, headers=without_credentials(scope["headers"], self._sessions.cookie))
+        inner = dict(scope, headers=request.passed)
         CALLER.set(passage.caller)
         ADMINISTERS.set(passage.administers)
         await self._app(inner, receive, send)
@@ -194,17 +194,18 @@ class Gate:
         request = passage.request
         self._audit.write(
             Decision(
-                request_id=request.id,
-                method=request.method,
-                path=request.path,
-                address=request.address,
-                caller=passage.caller,
-                via=passage.via,
-                actions=passage.actions,
-                resource=self._arn,
-                allowed=allowed,
-                status=status,
-                reason=reason,
+                time.time(),
+                request.id,
+                request.method,
+                request.path,
+                request.address,
+                passage.caller,
+                passage.via,
+                passage.actions,
+                self._arn,
+                allowed,
+                status,
+                reason,
             )
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-import uuid
-from collections.abc import Iterable
+import secrets
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -21,31 +22,48 @@ _SINGLE = frozenset({b"host", b"authorization", b"origin", b"sec-fetch-site", b"
 _KEPT = _SINGLE | {b"cookie", b"x-forwarded-for", b"x-amzn-trace-id", b"accept"}
 
 
-class Request:
-    """The method, path and headers of an HTTP scope; `address` is the client's, as the outermost trusted proxy saw it.
+_OPAQUE = secrets.token_hex(8)
+_NUMBERS = itertools.count()
 
-    `proxies` is how many trusted proxies append to X-Forwarded-For. Raises BadRequest where a header that
-    decides stands twice.
+
+class Request:
+    """The method, path and headers of an HTTP scope.
+
+    `address` is the client's, as the outermost of `proxies` trusted ones, which append to X-Forwarded-For, saw it.
+    `passed` are the headers that MLflow may see: the token and the session cookie named `cookie` stay here, and names
+    with an underscore are dropped, as load balancers do, since WSGI cannot tell them from names with a hyphen. Raises
+    BadRequest where a header that decides stands twice.
     """
 
-    __slots__ = ("_headers", "address", "method", "path")
+    __slots__ = ("_headers", "address", "method", "passed", "path")
 
-    def __init__(self, scope: Scope, *, proxies: int) -> None:
+    def __init__(self, scope: Scope, *, proxies: int, cookie: str) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         if scope.get("root_path"):  # frameworks take it off before they route, and nothing here sets it
             raise BadRequest("there is no root path")
         headers: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            if name not in _KEPT:
+        passed: list[tuple[bytes, bytes]] = []
+        for header in scope["headers"]:
+            name, value = header
+            if name in _KEPT:
+                if name not in headers:
+                    headers[name] = value
+                elif name in _SINGLE:
+                    raise BadRequest(f"the header {name.decode()} stands twice")
+                else:
+                    headers[name] += (b"; " if name == b"cookie" else b", ") + value
+                if name == b"authorization":
+                    continue
+                if name == b"cookie":
+                    if others := _without(cookie.encode(), value):
+                        passed.append((name, others))
+                    continue
+            elif b"_" in name:
                 continue
-            if name not in headers:
-                headers[name] = value
-            elif name in _SINGLE:
-                raise BadRequest(f"the header {name.decode()} stands twice")
-            else:
-                headers[name] += (b"; " if name == b"cookie" else b", ") + value
+            passed.append(header)
         self._headers = headers
+        self.passed = passed
         self.address: str = _address(scope, headers.get(b"x-forwarded-for", b""), proxies)
 
     def header(self, name: str) -> str:
@@ -64,7 +82,11 @@ class Request:
     def id(self) -> str:
         """What the balancer calls this request, or a name of its own."""
         given = self.header("x-amzn-trace-id")
-        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return (
+            given
+            if given and _REQUEST_ID.fullmatch(given)
+            else f"{_OPAQUE}{os.getpid():x}-{next(_NUMBERS):x}"
+        )
 
     def cookies(self, name: str) -> list[str]:
         """The values of every cookie of this name."""
@@ -86,26 +108,9 @@ def _address(scope: Scope, forwarded: bytes, proxies: int) -> str:
     return str(client[0]) if client else ""
 
 
-def without_credentials(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:
-    """Headers as MLflow may see them.
-
-    The token and the session stay here. Names with an underscore are dropped, as load balancers do: WSGI cannot
-    tell them from names with a hyphen.
-    """
-    kept = []
-    for name, value in headers:
-        if name == b"authorization" or b"_" in name:
-            continue
-        if name == b"cookie":
-            value = b"; ".join(
-                part.strip()
-                for part in value.split(b";")
-                if part.strip().partition(b"=")[0] != cookie.encode()
-            )
-            if not value:
-                continue
-        kept.append((name, value))
-    return kept
+def _without(name: bytes, cookies: bytes) -> bytes:
+    parts = (part.strip() for part in cookies.split(b";"))
+    return b"; ".join(part for part in parts if part.partition(b"=")[0] != name)
 
 
 @dataclass(kw_only=True)

@@ -64,11 +64,15 @@ class Sessions:
         return ticket
 
     def refuse_other_sites(self, request: Request) -> None:
-        """Raise Denied when a page of another site had the browser send this request to change something."""
-        if request.method in SAFE_METHODS:
-            return
+        """Raise Denied when a page of another site had the browser send this request.
+
+        Reading counts too: MLflow lets every page on localhost read answers, and cookies ignore ports.
+        """
         origin = request.header("origin")
-        same = origin in self._origins if origin else request.header("sec-fetch-site") == "same-origin"
+        if request.method in SAFE_METHODS:
+            same = not origin or origin in self._origins
+        else:
+            same = origin in self._origins if origin else request.header("sec-fetch-site") == "same-origin"
         if not same:
             raise Denied("a page of another site may not use this session")
 
