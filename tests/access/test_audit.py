@@ -66,6 +66,7 @@ def test_one_line_for_each_request(
     world = World(Client(front.url))
     as_role(role)
     client = Client(front.url)
+    settle(front, proxied, client)
     answered, decided = len(front.requests), len(audit_lines(proxied))
     wrong = []
     for operation in OPERATIONS:
@@ -80,9 +81,7 @@ def test_one_line_for_each_request(
             wrong.append(f"{operation.name}: {sorted(asked)}")
     assert not wrong, "\n".join(wrong)
 
-    # nginx writes a line when the answer has been sent, so a request after all others has all of them written
-    client.http("GET", "/health")
-    proxied.wait_until(lambda: front.requests[-1]["path"] == "/health", what="last request in nginx's log")
+    settle(front, proxied, client)
     requested = [line for line in front.requests[answered:] if line["path"] not in PUBLIC]
     lines = audit_lines(proxied)[decided:]
     assert len(requested) > len(OPERATIONS) - 10
@@ -90,6 +89,16 @@ def test_one_line_for_each_request(
     by_id = {line["id"]: line for line in requested}
     for line in lines:
         check(line, by_id[line["request_id"]], guarded=guarded, role=role)
+
+
+def settle(front: Proxy, server: Server, client: Client) -> None:
+    """nginx writes a line when the answer has been sent, so a request after all others has all of them written."""
+    seen = sum(line["path"] == "/health" for line in front.requests)
+    client.http("GET", "/health")
+    server.wait_until(
+        lambda: sum(line["path"] == "/health" for line in front.requests) > seen,
+        what="last request in nginx's log",
+    )
 
 
 def check(line: dict[str, Any], request: dict[str, Any], *, guarded: Guarded, role: str) -> None:
