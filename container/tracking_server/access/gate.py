@@ -101,6 +101,11 @@ class Gate:
         except Refused as error:
             await self._refuse(scope, receive, send, passage, error)
             return
+        except SQLAlchemyError as error:
+            logger.error("the database, which knows of links and ended sessions, does not answer: %s", error)
+            unavailable = Unavailable("the database does not answer; try again")
+            await self._refuse(scope, receive, send, passage, unavailable)
+            return
         if answer is not None:
             await answer(scope, receive, send)
             return
