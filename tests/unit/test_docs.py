@@ -26,7 +26,15 @@ from stacks.sizes import SIZES
 from stacks.tracking_server import mlflow_version
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob(".github/**/*.md"),
+        *ROOT.glob("client/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+    ]
+)
 PLATFORM_ENGINEERS = ROOT / "docs" / "platform-engineers.md"
 
 Check = Callable[[str], list[str]]
@@ -141,14 +149,16 @@ def is_key(key: str) -> bool:
 def unknown_variables(page: str) -> list[str]:
     """Environment variables that neither the kit nor MLflow nor CDK knows."""
     sources = [*ROOT.glob("Makefile"), *ROOT.glob(".github/workflows/*.yml")]
-    for room in ("stacks", "container", "kit", "local", "examples"):
+    for room in ("stacks", "container", "kit", "local", "examples", "client"):
         sources += ROOT.glob(f"{room}/**/*.py")
     known = "\n".join(source.read_text() for source in sources)
     names = {name for text in code(page) for name in re.findall(r"\b[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b", text)}
     return sorted(
         name
         for name in names
-        if not re.search(rf"\b{name}\b", known) and not hasattr(mlflow.environment_variables, name)
+        # the client's variables have a prefix that its settings put in front
+        if not re.search(rf"\b{name.removeprefix('MLFLOW_AWS_IAM_')}\b", known)
+        and not hasattr(mlflow.environment_variables, name)
     )
 
 
