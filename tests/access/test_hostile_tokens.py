@@ -126,6 +126,11 @@ def flipped(value: str, at: int) -> str:
     return value[:at] + other + value[at + 1 :]
 
 
+def altered(signature: str) -> str:
+    """A signature with another last digit."""
+    return signature[:-1] + ("0" if signature[-1] != "0" else "1")
+
+
 def standard_alphabet(world: World) -> Headers:
     """Base64 as MIME has it, of content that has a + or a / in it."""
     for name in ("?>>>", "~~~~", "????", ">>>>>"):
@@ -327,7 +332,7 @@ REFUSED: dict[str, Callable[[World], Headers]] = {
     "ended session": expired_session,
     "signature in capitals": lambda world: token({**world.fields, "s": world.fields["s"].upper()}),
     "signature of zeros": swapped(s="0" * 64),
-    "signature altered": lambda world: token({**world.fields, "s": flipped(world.fields["s"], 5).lower()}),
+    "signature altered": lambda world: token({**world.fields, "s": altered(world.fields["s"])}),
     # what the server has made, in another place
     "bearer altered": lambda world: text(flipped(world.bearer(), 40)),
     "bearer's signature altered": lambda world: text(flipped(world.bearer(), -3)),
