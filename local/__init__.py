@@ -16,6 +16,7 @@ ecs, services, tasks what ECS runs; log_stream takes its output
 balancer, proxy      load balancers that listen
 functions            Lambda; lambda_runtime is the child process of an invocation
 rds, database        databases that are real servers; certificates for them, get_database to fetch one
+get_mysqlclient      the server's driver in C, compiled; debian unpacks packages as plain files
 s3, secrets_manager  objects and secrets that outlive a restart
 patches              how moto's methods get something to do besides
 """

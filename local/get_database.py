@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from local.database import PLAIN_FILES_SERVER, ServerBinary, find_server
+from local.debian import NotPossible, only, run, unpack
 
 ADVICE = """\
 No MySQL-compatible server was found and none could be installed. Install one and run this again:
@@ -26,8 +25,6 @@ No MySQL-compatible server was found and none could be installed. Install one an
 # The release that Debian's developers build on is the only one of Debian's that has MySQL itself.
 SUITE = "sid"
 PACKAGE = "mysql-server-core"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-MIRROR = "http://deb.debian.org/debian"
 
 # Runs the server with the C library that it was built for, which need not be this machine's.
 LAUNCHER = """\
@@ -40,69 +37,16 @@ exec "$root{loader}" --library-path "$libraries" "$root/usr/sbin/mysqld" "$@" \\
 """
 
 
-class NotPossible(RuntimeError):
-    """This way of getting a server does not work on this machine; the message says why."""
-
-
 def plain_files() -> None:
     """Unpack Debian's MySQL packages, with all that they need, into .cache/mysql. Raises NotPossible."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb") and KEYRING.exists()):
-        raise NotPossible("plain files come from Debian packages, and this is no Debian")
-    target = PLAIN_FILES_SERVER.parent
-    shutil.rmtree(target, ignore_errors=True)
-    options = _private_apt(target / "apt")
-    _run("apt-get", *options, "-qq", "update")
-    _run("apt-get", *options, "-y", "-qq", "--download-only", "install", PACKAGE)
-    root = target / "root"
-    root.mkdir()
-    for package in sorted((target / "apt" / "cache" / "archives").glob("*.deb")):
-        _run("dpkg-deb", "-x", str(package), str(root))
-    shutil.rmtree(target / "apt")
-    loader = _only(root, "ld-linux*.so.*")
-    libraries = _only(root, "libc.so.6").parent
+    root = unpack([PACKAGE], suite=SUITE, target=PLAIN_FILES_SERVER.parent, dependencies=True)
+    loader = only(root, "ld-linux*.so.*")
+    libraries = only(root, "libc.so.6").parent
     launcher = LAUNCHER.format(
         loader=f"/{loader.relative_to(root)}", libraries=f"/{libraries.relative_to(root)}"
     )
     PLAIN_FILES_SERVER.write_text(launcher)
     PLAIN_FILES_SERVER.chmod(0o755)
-
-
-def _private_apt(directory: Path) -> list[str]:
-    """Options that make apt use lists, state and cache of its own, and so need no root and change nothing."""
-    for name in ("etc/parts", "state/lists/partial", "cache/archives/partial"):
-        (directory / name).mkdir(parents=True)
-    (directory / "status").touch()
-    (directory / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {SUITE} main\n")
-    settings = {
-        "Dir::Etc::sourcelist": directory / "sources.list",
-        "Dir::Etc::sourceparts": "-",
-        "Dir::Etc::parts": directory / "etc/parts",
-        "Dir::State": directory / "state",
-        "Dir::State::status": directory / "status",
-        "Dir::Cache": directory / "cache",
-        "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": "",
-        "Acquire::Languages": "none",
-        "Debug::NoLocking": "true",
-    }
-    return [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
-
-
-def _mirror() -> str:
-    """The Debian mirror that this machine is set up for."""
-    configured = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Origin: Debian"],
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    return next((uri.rstrip("/") for uri in configured if "security" not in uri), MIRROR)
-
-
-def _only(root: Path, pattern: str) -> Path:
-    found = sorted(path for path in root.rglob(pattern) if path.exists())
-    if not found:
-        raise NotPossible(f"the packages hold no {pattern}")
-    return found[0]
 
 
 def package_manager() -> None:
@@ -117,14 +61,7 @@ def package_manager() -> None:
         command = ["brew", "install", "--quiet", "mysql"]
     else:
         raise NotPossible(f"no package manager known for {platform.system()}")
-    _run(*command)
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise NotPossible(f"`{' '.join(command[:3])} …` failed: {lines[-1] if lines else done.returncode}")
+    run(*command)
 
 
 def get_server() -> ServerBinary | None:

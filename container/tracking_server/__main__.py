@@ -10,8 +10,15 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from tracking_server.drivers import load
 from tracking_server.logs import configure_logging
-from tracking_server.settings import SettingsError, read_database, read_server
+from tracking_server.settings import (
+    DatabaseSettings,
+    MySQLSettings,
+    SettingsError,
+    read_database,
+    read_server,
+)
 
 OK, FAILED, BAD_CONFIGURATION, REFUSED = range(4)
 
@@ -28,6 +35,7 @@ The MLflow tracking server of the MLflow AWS Kit.
 ENVIRONMENT = """\
 environment:
   all commands   DATABASE_HOST DATABASE_PORT DATABASE_NAME DATABASE_SECRET_ARN DATABASE_CA_BUNDLE
+                 DATABASE_DRIVER=mysqlclient|pymysql, when it is not to be the faster one of those installed
                  or, on a machine without MySQL, MLFLOW_BACKEND_STORE_URI=sqlite:////path/to/file
   serve          MLFLOW_HOST MLFLOW_PORT SERVER_SECRET_ARN MLFLOW_ARTIFACTS_DESTINATION ARTIFACT_ACCESS
                  MLFLOW_SERVER_ALLOWED_HOSTS MLFLOW_SERVER_CORS_ALLOWED_ORIGINS MLFLOW_WORKERS
@@ -42,6 +50,7 @@ exit codes:
 def serve() -> int:
     """Run the server until it is told to stop."""
     database, server = read_server(os.environ)
+    _log_driver(database)
     from tracking_server.server import run
 
     return run(database, server)
@@ -50,6 +59,7 @@ def serve() -> int:
 def migrate() -> int:
     """Run the schema migration."""
     database = read_database(os.environ)
+    _log_driver(database)
     from tracking_server.database import DatabaseError
     from tracking_server.migrate import MigrationFailed, MigrationRefused
     from tracking_server.migrate import migrate as run
@@ -72,6 +82,11 @@ def check() -> int:
     from tracking_server.check import report
 
     return OK if report(database, os.environ.get("MLFLOW_ARTIFACTS_DESTINATION")) else FAILED
+
+
+def _log_driver(settings: DatabaseSettings) -> None:
+    if isinstance(settings, MySQLSettings):
+        logger.info("database driver: %s", load(settings.driver).version())
 
 
 COMMANDS: dict[str, Callable[[], int]] = {"serve": serve, "migrate": migrate, "check": check}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -59,11 +57,10 @@ def _tls(engine: Engine) -> str:
     if engine.dialect.name == "sqlite":
         return "not needed for a file"
     with engine.connect() as connection:
-        raw: Any = connection.connection.dbapi_connection
-        transport = raw._sock
-        if not isinstance(transport, ssl.SSLSocket):
-            raise CheckFailed("the connection is not encrypted")
-        return f"{transport.version()}, certificate verified for {engine.url.host}"
+        row = connection.execute(sqlalchemy.text("SHOW SESSION STATUS LIKE 'Ssl_version'")).first()
+    if row is None or not row[1]:
+        raise CheckFailed("the connection is not encrypted")
+    return f"{row[1]}, certificate verified for {engine.url.host}"
 
 
 def _schema(engine: Engine) -> str:

@@ -8,28 +8,26 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import socket
-import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import pymysql
 import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from tracking_server.secrets import DatabaseCredentials
+from tracking_server.drivers import LOST, UNVERIFIED, Patience, load
+from tracking_server.secrets import Account, DatabaseCredentials
 from tracking_server.settings import DatabaseSettings, SQLiteSettings
 
 logger = logging.getLogger(__name__)
 
 # Error numbers: https://dev.mysql.com/doc/mysql-errors/8.4/en/
 ACCESS_DENIED = frozenset({1045, 1698})
-NOT_THERE_YET = frozenset({1040, 1053, 2002, 2003, 2006, 2013})
+NOT_THERE_YET = frozenset({1040, 1053, 2002, 2003, 2005, 2006, LOST})
 
 CONNECT_SECONDS = 5
 """How long a database may take to accept a connection, and to answer a ping on one from the pool."""
@@ -46,31 +44,6 @@ RECYCLE_SECONDS = 1800
 
 class DatabaseError(RuntimeError):
     """The database cannot be used and waiting will not help; the message says why."""
-
-
-class _Connection(pymysql.connections.Connection):
-    """A PyMySQL connection that is impatient while it is set up or pinged, whatever its queries may take."""
-
-    def connect(self, sock: Any = None) -> None:
-        with self._impatient():
-            super().connect(sock)
-        # a long statement leaves the connection silent: keep firewalls from forgetting it
-        transport: socket.socket = self._sock  # type: ignore[attr-defined]
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-
-    def ping(self, reconnect: Any = False) -> None:
-        with self._impatient():
-            super().ping(reconnect)
-
-    @contextmanager
-    def _impatient(self) -> Iterator[None]:
-        patience: int | None = self._read_timeout
-        self._read_timeout: int | None = CONNECT_SECONDS
-        try:
-            yield
-        finally:
-            self._read_timeout = patience
 
 
 def create_server_engine(settings: DatabaseSettings, *, pool_size: int) -> Engine:
@@ -103,36 +76,33 @@ def _create_engine(settings: DatabaseSettings, *, query_seconds: int | None, **p
         settings.file.parent.mkdir(parents=True, exist_ok=True)
         sqlite: Engine = create_sqlalchemy_engine(settings.url.render_as_string())
         return sqlite
+    driver = load(settings.driver)
     engine = sqlalchemy.create_engine(settings.url, **pool)
     credentials = DatabaseCredentials(secret_arn=settings.secret_arn)
-    limits = {
-        "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": query_seconds,
-        "write_timeout": query_seconds,
-        "ssl": ssl.create_default_context(cafile=str(settings.ca_bundle)),
-    }
+    patience = Patience(connect_seconds=CONNECT_SECONDS, query_seconds=query_seconds)
 
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> _Connection:
-        return _connect(credentials, *arguments, **parameters, **limits)
+    def connect(dialect: Any, _record: Any, _arguments: list[Any], parameters: dict[str, Any]) -> Any:
+        def attempt(account: Account) -> Any:
+            return driver.connect(
+                parameters, account=account, ca_bundle=settings.ca_bundle, patience=patience
+            )
+
+        return _connect(attempt, credentials=credentials, refusal=dialect.loaded_dbapi.OperationalError)
 
     return engine
 
 
-def _connect(credentials: DatabaseCredentials, *arguments: Any, **parameters: Any) -> _Connection:
+def _connect(
+    attempt: Callable[[Account], Any], *, credentials: DatabaseCredentials, refusal: type[Exception]
+) -> Any:
     """Connect with the secret's account, fetching it again for as long as a rotation may take."""
     account = credentials.current()
     deadline = time.monotonic() + ROTATION_SECONDS
     while True:
         try:
-            return _Connection(
-                *arguments,
-                # bytes: PyMySQL would encode text as Latin-1
-                user=account.username.encode(),
-                password=account.password.encode(),
-                **parameters,
-            )
-        except pymysql.err.OperationalError as error:
+            return attempt(account)
+        except refusal as error:
             if error.args[0] not in ACCESS_DENIED or time.monotonic() > deadline:
                 raise
         account = credentials.after(account)
@@ -150,7 +120,7 @@ def wait_for_database(engine: Engine) -> None:
             with engine.connect():
                 return
         except OperationalError as error:
-            if not _may_heal(error):
+            if _number(error) not in NOT_THERE_YET:
                 raise DatabaseError(_refusal(engine, error)) from error
             logger.warning(
                 "waiting for the database at %s, next try in %.0f s: %s",
@@ -162,17 +132,12 @@ def wait_for_database(engine: Engine) -> None:
         delay = min(delay * 1.5, 10.0)
 
 
-def _may_heal(error: OperationalError) -> bool:
-    number = error.orig.args[0] if isinstance(error.orig, pymysql.err.OperationalError) else None
-    return number in NOT_THERE_YET and not _is_unverified(error)
-
-
-def _is_unverified(error: OperationalError) -> bool:
-    return isinstance(getattr(error.orig, "original_exception", None), ssl.SSLCertVerificationError)
+def _number(error: OperationalError) -> object:
+    return next(iter(getattr(error.orig, "args", ())), None)
 
 
 def _refusal(engine: Engine, error: OperationalError) -> str:
-    if _is_unverified(error):
+    if _number(error) == UNVERIFIED:
         return (
             f"the certificate of the database at {_place(engine)} does not verify with DATABASE_CA_BUNDLE: "
             f"{_reason(error)}. If the bundle lacks the region, run container/refresh_trust_bundle.py and deploy again"

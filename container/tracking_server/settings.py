@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from tracking_server import drivers
 from tracking_server.access.settings import AccessSettings, read_access
+from tracking_server.drivers import SCHEMES, DriverName
 from tracking_server.variables import Reader, SettingsError
 
 __all__ = ["SettingsError", "read_database", "read_server"]
 
 ArtifactAccess = Literal["server", "direct"]
+TrackingStore = Literal["fast", "stock"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,13 @@ class MySQLSettings:
     name: str
     secret_arn: str
     ca_bundle: Path
+    driver: DriverName
 
     @property
     def url(self) -> URL:
         """Where the database is; credentials are added to each connection, never to the URL."""
         return URL.create(
-            "mysql+pymysql",
+            SCHEMES[self.driver],
             host=self.host,
             port=self.port,
             database=self.name,
@@ -70,6 +74,7 @@ class ServerSettings:
     secret_arn: str
     artifacts_destination: str
     artifact_access: ArtifactAccess
+    tracking_store: TrackingStore
     workers: int
     threads: int
     pool_size: int
@@ -95,6 +100,7 @@ def read_server(environ: Mapping[str, str]) -> tuple[DatabaseSettings, ServerSet
         secret_arn=reader.text("SERVER_SECRET_ARN"),
         artifacts_destination=reader.text("MLFLOW_ARTIFACTS_DESTINATION"),
         artifact_access=_artifact_access(reader),
+        tracking_store=_tracking_store(reader),
         workers=reader.number("MLFLOW_WORKERS", minimum=1, maximum=64),
         threads=reader.number("SERVER_THREADS", minimum=1, maximum=256),
         pool_size=reader.number("DATABASE_POOL_SIZE", minimum=2, maximum=1024),
@@ -128,6 +134,15 @@ def _artifact_access(reader: Reader) -> ArtifactAccess:
     return "server"
 
 
+def _tracking_store(reader: Reader) -> TrackingStore:
+    value = reader.optional("TRACKING_STORE")
+    if value == "stock":
+        return "stock"
+    if value not in ("", "fast"):
+        reader.refuse(f"TRACKING_STORE={value!r} must be 'fast' or 'stock'")
+    return "fast"
+
+
 def _database(reader: Reader, environ: Mapping[str, str]) -> DatabaseSettings:
     if uri := environ.get("MLFLOW_BACKEND_STORE_URI"):
         url = _sqlite_url(uri)
@@ -143,7 +158,21 @@ def _database(reader: Reader, environ: Mapping[str, str]) -> DatabaseSettings:
         name=reader.text("DATABASE_NAME"),
         secret_arn=reader.text("DATABASE_SECRET_ARN"),
         ca_bundle=reader.existing_file("DATABASE_CA_BUNDLE"),
+        driver=_driver(reader),
     )
+
+
+def _driver(reader: Reader) -> DriverName:
+    """The driver of DATABASE_DRIVER, or the best that is there."""
+    value = reader.optional("DATABASE_DRIVER")
+    for name in SCHEMES:
+        if value == name:
+            if problem := drivers.import_problem(name):
+                reader.refuse(f"DATABASE_DRIVER={value!r} cannot be used here: {problem}")
+            return name
+    if value:
+        reader.refuse(f"DATABASE_DRIVER={value!r} must be one of {', '.join(SCHEMES)}")
+    return drivers.best()
 
 
 def _sqlite_url(uri: str) -> URL | None:

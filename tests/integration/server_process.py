@@ -106,6 +106,8 @@ class Backend:
             "DATABASE_POOL_SIZE": "16",
             "SERVER_DRAIN_SECONDS": "0",
             "ACCESS_ENGINE": "open",
+            # to run these tests with the driver that is not the default
+            "DATABASE_DRIVER": os.environ.get("DATABASE_DRIVER", ""),
             **self.overrides,
             **overrides,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "DATABASE_NAME": "mlflow",
         "DATABASE_SECRET_ARN": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db",
         "DATABASE_CA_BUNDLE": str(bundle),
+        "DATABASE_DRIVER": "pymysql",
         "MLFLOW_HOST": "0.0.0.0",  # noqa: S104
         "MLFLOW_PORT": "5000",
         "SERVER_SECRET_ARN": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:server",
@@ -47,6 +49,26 @@ def test_complete_environment(environ: dict[str, str]) -> None:
     assert str(database.url) == "mysql+pymysql://db.example.com:3306/mlflow?charset=utf8mb4"
     assert (server.workers, server.threads, server.pool_size, server.drain_seconds) == (2, 8, 16, 0)
     assert (server.artifact_access, server.artifacts_destination) == ("direct", "s3://bucket/prefix")
+
+
+def test_tracking_store(environ: dict[str, str]) -> None:
+    assert read_server(environ)[1].tracking_store == "fast"
+    assert read_server(environ | {"TRACKING_STORE": "stock"})[1].tracking_store == "stock"
+    with pytest.raises(SettingsError, match="TRACKING_STORE='slow' must be 'fast' or 'stock'"):
+        read_server(environ | {"TRACKING_STORE": "slow"})
+
+
+def test_driver(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # None in place of a module: importing it fails
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)
+    monkeypatch.delitem(sys.modules, "tracking_server.drivers.mysqlclient", raising=False)
+    with pytest.raises(SettingsError, match=r"DATABASE_DRIVER='mysqlclient' cannot be used here: .*MySQLdb"):
+        read_database(environ | {"DATABASE_DRIVER": "mysqlclient"})
+    with pytest.raises(SettingsError, match="must be one of mysqlclient, pymysql"):
+        read_database(environ | {"DATABASE_DRIVER": "odbc"})
+    database = read_database(environ | {"DATABASE_DRIVER": ""})
+    assert isinstance(database, MySQLSettings)
+    assert database.driver == "pymysql", "what is left"
 
 
 def test_the_gate_is_on_unless_the_environment_says_open(environ: dict[str, str]) -> None:
