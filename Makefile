@@ -11,7 +11,7 @@ export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= $(shell node -p 'process
 export NODE_NO_WARNINGS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format synth oracle docs bench image lock clean
+.PHONY: help up test lint format synth oracle parity upstream docs bench image lock clean
 
 help:  ## what there is to do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,15 @@ oracle: tools  ## compare the policy evaluator with another one, which this inst
 	@npm --prefix tests/oracle ci --no-audit --no-fund --loglevel=error
 	@$(BIN)/pytest tests/oracle -q
 
+parity: tools .cache/database  ## 10,000 random sequences of calls, answered alike by MLflow's own store and the fast one
+	@$(BIN)/python -m tests.parity
+
+upstream: tools .cache/database  ## MLflow's own tests with both stores (CHECKOUT=its source tree); writes docs/parity.md
+	@$(BIN)/python -m tests.parity.upstream $(CHECKOUT)
+
 docs: tools  ## regenerate the reference pages
 	@$(BIN)/python -m stacks.reference
+	@$(KIT) cost --markdown > docs/costs.md.new && mv docs/costs.md.new docs/costs.md
 	@$(KIT) access matrix --markdown > docs/access-matrix.md.new && mv docs/access-matrix.md.new docs/access-matrix.md
 
 bench: tools .cache/database  ## what the gate costs, and that its memory is bounded: prints tables, writes benchmarks/results
@@ -59,6 +66,7 @@ COMPILE := pip compile --universal --python-version 3.10 --generate-hashes --upg
 lock: tools  ## resolve the Python dependencies anew and write the locks
 	@$(UV) $(COMPILE) --no-header pyproject.toml -o requirements.txt
 	@cd container && ../$(UV) $(COMPILE) --excludes requirements.exclude requirements.in -o requirements.txt
+	@cd container && for file in requirements-compiled requirements-build; do ../$(UV) $(COMPILE) $$file.in -o $$file.txt; done
 	@cd tests/security && ../../$(UV) $(COMPILE) checkov-requirements.in -o checkov-requirements.txt
 
 clean:  ## remove what the targets above made (not the data under .local)
@@ -79,10 +87,11 @@ $(VENV)/.ready: requirements.txt pyproject.toml client/pyproject.toml | $(UV)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable client
 	@touch $@
 
-.venv-server/.ready: container/requirements.txt | $(UV)
+.venv-server/.ready: container/requirements.txt container/requirements-compiled.txt | $(UV) $(VENV)/.ready
 	@echo "Installing the server's Python packages, as the image has them (0.5 GB, once)"
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-server
 	@$(UV) pip sync --quiet --reinstall --python .venv-server/bin/python --require-hashes container/requirements.txt
+	@$(BIN)/python -m local.get_mysqlclient
 	@touch $@
 
 .venv-checkov/.ready: tests/security/checkov-requirements.txt | $(UV)

@@ -117,15 +117,22 @@ def load_mlflow(engine: Engine, settings: ServerSettings) -> ASGIApp:
     from mlflow.server import handlers
 
     from tracking_server.artifacts import StreamingS3ArtifactRepository, download_routes
+    from tracking_server.fast import install
 
     # MLflow would make an engine, and so a pool, for each of its stores
     database.create_sqlalchemy_engine = lambda _uri: engine
     flask_app.secret_key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+    fast = settings.tracking_store == "fast" and install.is_supported(engine)
+    if fast:
+        install.install_store()
+    install.write_compactly()
     handlers.initialize_backend_stores()
     artifacts = StreamingS3ArtifactRepository(settings.artifacts_destination, uploads=settings.threads)
     handlers._artifact_repo = artifacts  # type: ignore[assignment]
     app = _load_app(flask_app, settings, engine)
     app.router.routes[:0] = download_routes(artifacts)
+    if fast and not (settings.access and settings.access.experiment_permissions):
+        return install.serve_fast(app, threads=settings.threads)
     return cast(ASGIApp, app)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tracking_server.access.marks import create_table
 from tracking_server.database import create_migration_engine, locked, wait_for_database
+from tracking_server.indexes import create_indexes
 from tracking_server.schema import (
     Schema,
     is_known,
@@ -57,6 +58,7 @@ def migrate(settings: DatabaseSettings) -> str:
         with locked(connection, "migration"):
             done = _migrate(engine, connection)
             create_table(connection)
+            create_indexes(connection)
             return done
 
 

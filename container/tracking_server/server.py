@@ -36,6 +36,10 @@ STOP_SECONDS = 115
 
 SCHEMA_WAIT_SECONDS = 300
 
+COLLECT_AFTER = 50_000
+"""Objects made since the last collection of garbage that start the next one. A request makes some thousands, which
+are freed by themselves; Python's own 700 has a request look for garbage several times."""
+
 
 class SchemaNotReady(RuntimeError):
     """There is no schema that this image can serve; the message says what to do."""
@@ -72,6 +76,7 @@ def run(database: DatabaseSettings, settings: ServerSettings) -> int:
     finally:
         engine.dispose()  # no connection may be shared with the workers that are forked next
     gc.freeze()  # nor need they copy the pages of all that was imported, which a collection would touch
+    gc.set_threshold(COLLECT_AFTER)
     drain = Drain()
     _Server(TrackingServer(app, drain=drain, threads=settings.threads), drain=drain, settings=settings).run()
     return 0
