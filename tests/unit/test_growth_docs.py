@@ -1,0 +1,34 @@
+"""The figures of docs/growth.md and its picture are those of the newest result."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.growth_document import PAGE, PICTURE, newest, page, ratios
+from benchmarks.growth_picture import draw
+
+
+def test_the_tables_are_those_of_the_newest_result() -> None:
+    text = PAGE.read_text()
+    assert page(text, json.loads(newest().read_text())) == text, "run `python -m benchmarks.growth --redraw`"
+
+
+def test_the_picture_is_that_of_the_newest_result() -> None:
+    assert draw(json.loads(newest().read_text())) == PICTURE.read_text()
+
+
+def test_the_ratios_follow_from_the_measurements() -> None:
+    document = json.loads(newest().read_text())
+    assert ratios(document["sizes"]) == document["ratios"]
+
+
+def test_a_ratio_is_the_largest_size_over_the_smallest() -> None:
+    def sizes(p50: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+        return {"axis": {"search": {"fast": {"requests": 1, "p50_ms": p50}}}}
+
+    found = ratios({"1000": sizes(2.0), "1000000": sizes(3.0), "10000": sizes(9.0)})
+    ratio = found["growth"]["axis"]["search"]["fast"]
+    assert ratio["p50_growth_ratio"] == pytest.approx(1.5)
+    assert ratio["server_cpu_growth_ratio"] is None
