@@ -46,14 +46,20 @@ parity: tools .cache/database  ## 10,000 random sequences of calls, answered ali
 upstream: tools .cache/database  ## MLflow's own tests with both stores (CHECKOUT=its source tree); writes docs/parity.md
 	@$(BIN)/python -m tests.parity.upstream $(CHECKOUT)
 
-docs: tools  ## regenerate the reference pages
+docs: tools  ## regenerate the reference pages, and the tables and pictures of the newest benchmarks
 	@$(BIN)/python -m stacks.reference
+	@$(BIN)/python -m benchmarks.performance_document
+	@$(BIN)/python -m benchmarks.growth --redraw
 	@$(KIT) cost --markdown > docs/costs.md.new && mv docs/costs.md.new docs/costs.md
 	@$(KIT) access matrix --markdown > docs/access-matrix.md.new && mv docs/access-matrix.md.new docs/access-matrix.md
 
-bench: tools .cache/database  ## what the gate costs, and that its memory is bounded: prints tables, writes benchmarks/results
-	@$(BIN)/python -m benchmarks.gate
-	@$(BIN)/python -m benchmarks.gate_memory
+bench: tools .cache/database  ## every benchmark, about an hour on a quiet machine: prints tables, writes benchmarks/results
+	@echo "The kit and other servers: about 30 minutes" && $(BIN)/python -m benchmarks.versus_stock
+	@echo "Single operations: about 8 minutes" && $(BIN)/python -m benchmarks.operations
+	@echo "Start and memory: about 5 minutes" && $(BIN)/python -m benchmarks.start
+	@echo "Growth: about 10 minutes" && $(BIN)/python -m benchmarks.growth
+	@echo "What the gate costs: about 5 minutes" && $(BIN)/python -m benchmarks.gate
+	@echo "Memory of the gate: about 2 minutes" && $(BIN)/python -m benchmarks.gate_memory
 
 ENGINE ?= $(firstword $(foreach engine,docker podman,$(shell command -v $(engine))))
 IMAGE  := mlflow-aws-kit:local

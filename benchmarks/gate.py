@@ -27,6 +27,7 @@ from rich.table import Table
 
 from benchmarks.in_process import InProcess, bare, request_of
 from benchmarks.machine import REPOSITORY, describe, keep
+from benchmarks.processes import cpu_seconds, pinned
 from kit.console import Json, err, out, print_json
 
 sys.path[:0] = [
@@ -46,28 +47,6 @@ LIMIT = 1.05
 
 AUDIT_GROUP = "/benchmark/audit"
 WARM_UP_REQUESTS = 200
-
-
-def cpu_seconds(pid: int) -> float:
-    """Time that a process and all its descendants have had on a CPU, from the scheduler's own count in ns."""
-    family, taken = [pid], 0
-    for member in family:
-        for task in Path(f"/proc/{member}/task").glob("*"):
-            try:
-                taken += int((task / "schedstat").read_text().split()[0])
-                family += map(int, (task / "children").read_text().split())
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return taken / 1e9
-
-
-@contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Keep what this thread starts meanwhile to one core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    yield
-    os.sched_setaffinity(0, before)
 
 
 @dataclass(kw_only=True)

@@ -16,8 +16,12 @@ SERVER_PYTHON = REPOSITORY / ".venv-server" / "bin" / "python"
 
 _VERSIONS = """\
 import importlib.metadata, json, platform
-names = ("mlflow", "fastapi", "starlette", "uvicorn", "gunicorn", "flask", "cachetools", "anyio")
-print(json.dumps({"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}))
+names = (
+    "mlflow", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "gunicorn", "flask",
+    "cachetools", "anyio", "orjson", "sqlalchemy", "pymysql", "mysqlclient",
+)
+found = {each.metadata["name"].lower(): each.version for each in importlib.metadata.distributions()}
+print(json.dumps({"python": platform.python_version()} | {n: found[n] for n in names if n in found}))
 """
 
 
