@@ -37,7 +37,7 @@ class Registry:
         yield post(
             "create version",
             f"{API}/model-versions/create",
-            **{"name": name, "source": f"mlflow-artifacts:/1/{self.seeded.run}/artifacts/model"},
+            **{"name": name, "source": f"{self.seeded.artifacts}/model"},
             run_id=self.seeded.run,
         )
         yield get("get version", f"{API}/model-versions/get?name={name}&version=1")

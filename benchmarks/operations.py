@@ -29,7 +29,7 @@ SCENARIOS: dict[str, Callable[[Seeded], Scenario]] = {
     **MORE,
 }
 
-WARM_UP_SECONDS = 0.5
+WARM_UP_SECONDS = 1.5
 
 
 def summary(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:

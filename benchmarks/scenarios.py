@@ -37,6 +37,8 @@ class Seeded:
     searched: str
     logged: str
     run: str
+    artifacts: str
+    """Where the files of the run are."""
 
 
 def post(name: str, path: str, /, **body: Any) -> Request:
@@ -202,11 +204,11 @@ def seed(send: Callable[[Request], Answer], *, runs: int = FOUND) -> Seeded:
         ask(post("create experiment", f"{API}/experiments/create", name=name))["experiment_id"]
         for name in ("searched", "logged")
     )
-    run = ""
+    info: dict[str, Any] = {}
     for _ in range(runs):
-        run = ask(create_run(searched))["run"]["info"]["run_id"]
-        ask(log_batch(run, 0))
-    return Seeded(searched=searched, logged=logged, run=run)
+        info = ask(create_run(searched))["run"]["info"]
+        ask(log_batch(info["run_id"], 0))
+    return Seeded(searched=searched, logged=logged, run=info["run_id"], artifacts=info["artifact_uri"])
 
 
 def names() -> Iterator[str]:

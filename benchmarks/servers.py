@@ -165,7 +165,7 @@ class Site:
     server: Server | Program
     loader: ProcessPoolExecutor
     sign: Signer | None = None
-    seeded: Seeded = field(default_factory=lambda: Seeded(searched="", logged="", run=""))
+    seeded: Seeded = field(default_factory=lambda: Seeded(searched="", logged="", run="", artifacts=""))
     busy_by_itself: bool = False
 
     def wait_until_healthy(self, *, timeout: float = START_SECONDS) -> float:

@@ -110,6 +110,11 @@ def test_a_search_with_a_filter_and_an_order_is_answered_fast(server: Server, ru
     assert run_id in [run["info"]["run_id"] for run in runs]
 
 
+def test_an_experiment_named_twice_is_searched_once(server: Server, run_id: str) -> None:
+    runs = post(server, "runs/search", {"experiment_ids": ["0", "0"]})["runs"]
+    assert [run["info"]["run_id"] for run in runs].count(run_id) == 1
+
+
 def test_mlflow_does_what_is_unusual(server: Server, run_id: str) -> None:
     body = {"run_id": run_id, "metrics": [metric("diverged", "NaN", 1)]}
     post(server, "runs/log-batch", body, fast=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -19,13 +19,16 @@ def proxy(port: int, interfere: Interference) -> Iterator[int]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = (
-            -1
-        )  # an answer in one packet: the second of two would wait for the first to be acknowledged
+        # an answer in one packet: the second of two would wait for the first to be acknowledged
+        wbufsize = -1
 
         def setup(self) -> None:
             super().setup()
             self.wire = Wire(port)
+
+        def handle(self) -> None:
+            with suppress(ConnectionResetError):  # a client that ends its connection is no error here
+                super().handle()
 
         def finish(self) -> None:
             self.wire.close()

@@ -18,7 +18,7 @@ from .sequences import Operation
 from .servers import Pair, Side
 from .wire import Request, Wire
 
-SEQUENCES = int(os.environ.get("PARITY_SEQUENCES", "500"))
+SEQUENCES = int(os.environ.get("PARITY_SEQUENCES", "200"))
 """A share of the sequences, so that the whole of the tests stays short; `make parity` runs 10,000."""
 
 WRITERS = 2

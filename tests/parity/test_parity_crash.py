@@ -23,7 +23,7 @@ from local.database import DatabaseServer
 from .servers import migrate
 from .wire import Request, Wire
 
-KILLS = int(os.environ.get("PARITY_KILLS", "24"))
+KILLS = int(os.environ.get("PARITY_KILLS", "8"))
 WORKER_KILLS = 7
 """Kills of a worker, which the supervisor replaces at once, between two kills of a whole server, which starts slowly."""
 

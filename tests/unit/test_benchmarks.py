@@ -164,7 +164,7 @@ def test_a_failed_request_has_a_latency() -> None:
 
 
 def test_the_mix_has_twelve_requests() -> None:
-    session = Mix(seeded=Seeded(searched="1", logged="2", run="r"))()
+    session = Mix(seeded=Seeded(searched="1", logged="2", run="r", artifacts="s3://a"))()
     names = Counter([next(session).name])
     answer = Answer(status=200, body=b'{"run": {"info": {"run_id": "r"}}}')
     while True:

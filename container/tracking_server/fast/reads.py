@@ -67,6 +67,7 @@ class Reads:
         self, experiments: Sequence[int], *, stages: Sequence[str], limit: int, offset: int
     ) -> list[dict[str, Any]]:
         """Runs of experiments, the newest first, as runs/search answers them."""
+        experiments = list(dict.fromkeys(experiments))  # a run is found once, however often one is named
         branches = [(experiment, stage) for experiment in experiments for stage in stages]
         if not branches:
             return []
