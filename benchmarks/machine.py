@@ -50,3 +50,9 @@ def keep(name: str, document: dict[str, Any]) -> Path:
     path = RESULTS / f"{datetime.now(timezone.utc):%Y-%m-%d}-{name}.json"
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path
+
+
+def newest(name: str) -> Path | None:
+    """The newest result file of a benchmark."""
+    found = sorted(RESULTS.glob(f"????-??-??-{name}.json"))
+    return found[-1] if found else None

@@ -7,19 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import REPOSITORY, RESULTS
-from benchmarks.pictures import draw_versus_stock
+from benchmarks.calibrate import holds
+from benchmarks.machine import REPOSITORY, newest
+from benchmarks.pictures import draw_scaling, draw_versus_stock
+from benchmarks.scaling import simulated, summary
+from stacks.sizes import SIZES
 
 PAGE = REPOSITORY / "docs" / "performance.md"
 IMAGES = REPOSITORY / "docs" / "images"
 
 Document = dict[str, Any]
-
-
-def newest(name: str) -> Path | None:
-    """The newest result file of a benchmark."""
-    found = sorted(RESULTS.glob(f"????-??-??-{name}.json"))
-    return found[-1] if found else None
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -132,19 +129,90 @@ def start(document: Document) -> str:
     return f"{conditions(document)}\n\n{markdown(head, rows)}"
 
 
+def calibration(document: Document) -> str:
+    """What each size's task bears."""
+    rows = []
+    for name, size in document["sizes"].items():
+        task = f"{size['cpu'] / 1024:g} vCPU, {size['memory_mib'] / 1024:g} GiB"
+        for kind in ("sustained", "burst", "full"):
+            borne = size[kind]
+            rate = f"{borne['rate']}" if borne["rate"] else f"{borne['throughput']:.0f}, all it can"
+            rows.append(
+                [
+                    *((name, task) if kind == "sustained" else ("", "")),
+                    rate,
+                    f"{borne['seconds']:,.0f}",
+                    f"{borne['errors']} of {borne['requests']:,}",
+                    figure(borne["p50_ms"]),
+                    figure(borne["p99_ms"]),
+                    f"{borne['cpu_share'] * 100:.0f} %",
+                    f"{borne['memory_mb']:.0f}",
+                    "" if kind == "full" else "yes" if holds(borne) else "no",
+                ]
+            )
+    head = [
+        "size",
+        "one task",
+        "requests a second",
+        "for s",
+        "errors",
+        "p50 ms",
+        "p99 ms",
+        "CPU",
+        "MB",
+        "holds",
+    ]
+    about = conditions(document) + f" It holds: no error, and p99 at most {document['p99_bound_ms']} ms."
+    return f"{about}\n\n{markdown(head, rows)}\n\n{_starts(document)}"
+
+
+def _starts(document: Document) -> str:
+    rows = [
+        [
+            name,
+            f"{size['healthy_seconds']:.1f}",
+            f"{size['idle_mb']:.0f}",
+            f"{size['requests_per_task_per_minute']:,}",
+        ]
+        for name, size in document["sizes"].items()
+    ]
+    return markdown(
+        ["size", "healthy after s", "idle MB", "scale out above, requests a minute of one task"], rows
+    )
+
+
+def scaling(document: Document) -> str:
+    """What the simulation says."""
+    traces = simulated(document)
+    found = {name: summary(size, traces[name]) for name, size in SIZES.items()}
+    head = ["size", *(key.replace("_", " ") for key in next(iter(found.values())))]
+    return markdown(
+        head, [[name, *(f"{value:g}" for value in each.values())] for name, each in found.items()]
+    )
+
+
 SECTIONS: dict[str, Callable[[Document], str]] = {
     "versus-stock": versus_stock,
     "operations": operations,
     "start": start,
+    "calibrate": calibration,
 }
 
-PICTURES: dict[str, Callable[[Document], str]] = {"versus-stock": draw_versus_stock}
+SIMULATIONS: dict[str, tuple[str, Callable[[Document], str]]] = {"scaling": ("calibrate", scaling)}
+"""Sections that are computed from another one's result."""
+
+PICTURES: dict[str, tuple[str, Callable[[Document], str]]] = {
+    "versus-stock": ("versus-stock", draw_versus_stock),
+    "scaling": ("calibrate", lambda document: draw_scaling(simulated(document))),
+}
+"""By file: the result that it is drawn from, and how."""
 
 
 def page(text: str) -> str:
     """The text of the document with the tables of the newest results."""
-    for name, table in SECTIONS.items():
-        result = newest(name)
+    sections = {name: (name, table) for name, table in SECTIONS.items()} | SIMULATIONS
+    for name, (source, table) in sections.items():
+        result = newest(source)
         if result:
             begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
             before, after = text.partition(begin)[0], text.partition(end)[2]
@@ -157,8 +225,8 @@ def pictures() -> dict[Path, str]:
     """What each picture should be."""
     return {
         IMAGES / f"{name}.svg": draw(json.loads(result.read_text()))
-        for name, draw in PICTURES.items()
-        if (result := newest(name))
+        for name, (source, draw) in PICTURES.items()
+        if (result := newest(source))
     }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+from benchmarks.scaling import Second
 
 WIDTH = 760
 LABEL_WIDTH, VALUE_WIDTH = 170, 110
@@ -121,3 +123,41 @@ def round_up(value: float) -> float:
     """The next 1, 2 or 5 times a power of ten, for the end of an axis."""
     power: float = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
+
+
+MINUTE, STEP = 60, 10
+
+
+def draw_scaling(traces: Mapping[str, Sequence[Second]]) -> str:
+    """Requests that arrive and that the running tasks can answer, by size, with the number of tasks."""
+    parts, height = [], 130
+    for number, (name, seconds) in enumerate(traces.items()):
+        plot = Plot(
+            left=60,
+            top=40 + number * (height + 60),
+            width=WIDTH - 90,
+            height=height,
+            most_x=len(seconds) / MINUTE,
+            most_y=round_up(max(max(each.capacity, each.arrivals) for each in seconds)),
+        )
+        shown = [(n / MINUTE, each) for n, each in enumerate(seconds) if n % STEP == 0]
+        parts += [
+            *plot.axes(f"{name}: requests a second", "min"),
+            plot.line([(x, each.arrivals) for x, each in shown], "one"),
+            plot.line([(x, each.capacity) for x, each in shown], "two"),
+            *_tasks(plot, seconds),
+        ]
+    legend = 40 + len(traces) * (height + 60) - 8
+    parts += [
+        f'<line class="line one" x1="60" x2="84" y1="{legend - 4}" y2="{legend - 4}"/>',
+        text(90, legend, "arrive"),
+        f'<line class="line two" x1="150" x2="174" y1="{legend - 4}" y2="{legend - 4}"/>',
+        text(180, legend, "can be answered by the tasks that run (their number above the line)"),
+    ]
+    return frame("How the sizes scale", WIDTH, legend + 16, parts)
+
+
+def _tasks(plot: Plot, seconds: Sequence[Second]) -> list[str]:
+    changes = [n for n, each in enumerate(seconds) if n == 0 or each.tasks != seconds[n - 1].tasks]
+    placed = ((seconds[n].tasks, plot.point(n / MINUTE, seconds[n].capacity)) for n in changes)
+    return [text(x + 4, y - 5, f"{tasks}", kind="minor") for tasks, (x, y) in placed]

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, Engine
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tracking_server.limits import BodyLimit
 from tracking_server.settings import ServerSettings
 
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
@@ -39,7 +40,7 @@ class TrackingServer:
     """ASGI application around MLflow's: answers /health itself and sends clients elsewhere while draining."""
 
     def __init__(self, app: ASGIApp, *, drain: Drain, threads: int) -> None:
-        self._app = app
+        self._app = BodyLimit(app)
         self._drain = drain
         self._threads = threads
 

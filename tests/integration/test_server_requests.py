@@ -209,3 +209,41 @@ def test_upload_that_breaks_off_stores_nothing(server: Server, backend: Backend)
         assert time.monotonic() < deadline, "the multipart upload was left open"
         time.sleep(0.2)
     assert "Contents" not in s3.list_objects_v2(Bucket=backend.name, Prefix="artifacts/0/broken.bin")
+
+
+LARGEST = 32 * 1024 * 1024
+
+
+def large(parts: int) -> Iterator[bytes]:
+    for _ in range(parts):
+        yield b" " * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "path", [f"{API}/runs/log-batch", f"{API}/registered-models/create", "/v1/traces", "/graphql"]
+)
+@pytest.mark.parametrize("told", [True, False], ids=["its length is told", "in chunks"])
+def test_a_body_is_no_larger_than_memory_bears(server: Server, path: str, told: bool) -> None:
+    data = b" " * (LARGEST + 1) if told else large(33)
+    kind = "application/x-protobuf" if path == "/v1/traces" else "application/json"
+    headers = {"Content-Type": kind, "x-mlflow-experiment-id": "0"}
+    answer = requests.post(f"{server.url}{path}", data=data, headers=headers, timeout=60)
+    assert answer.status_code == 413
+    assert answer.json()["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert "32 MiB" in answer.json()["message"]
+
+
+def test_an_artifact_may_be_larger(server: Server) -> None:
+    url = f"{server.url}/api/2.0/mlflow-artifacts/artifacts/0/large.bin"
+    assert requests.put(url, data=large(33), timeout=60).status_code == 200
+
+
+def test_a_body_in_chunks_is_read_whole(server: Server) -> None:
+    body = [b'{"experiment_', b'ids": ["0"]}']
+    answer = requests.post(
+        f"{server.url}{API}/runs/search",
+        data=iter(body),
+        headers={"Content-Type": "application/json"},
+        timeout=60,
+    )
+    assert answer.status_code == 200
