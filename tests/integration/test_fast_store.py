@@ -83,6 +83,17 @@ def test_the_life_of_a_run_is_answered_fast(server: Server, run_id: str) -> None
     assert run in found
 
 
+def test_a_tag_takes_over_the_spelling_that_it_is_set_with(server: Server, run_id: str) -> None:
+    """The database takes both spellings for the same; MLflow's own store does this too."""
+    for key, value in (("loss", "1"), ("LOSS", "2")):
+        post(server, "runs/set-tag", {"run_id": run_id, "key": key, "value": value})
+    # an id in capitals is left to MLflow, which writes it as it came
+    post(server, "runs/set-tag", {"run_id": run_id.upper(), "key": "LOSS", "value": "3"}, fast=False)
+    post(server, "runs/set-tag", {"run_id": run_id, "key": "Loss", "value": "4"})
+    tags = {each["key"]: each["value"] for each in get_run(server, run_id)["data"]["tags"]}
+    assert {key: value for key, value in tags.items() if key.lower() == "loss"} == {"Loss": "4"}
+
+
 def test_a_search_goes_through_its_pages_fast(server: Server, run_id: str) -> None:
     for number in range(3):
         post(server, "runs/create", {"experiment_id": "0", "user_id": "u", "start_time": number})

@@ -107,6 +107,10 @@ class Writes:
             for column in ("is_nan", "value", "timestamp", "step")
         )
         self._replace = f"{self._alias} ON DUPLICATE KEY UPDATE value = {new % 'value'}"
+        # MLflow's set_tag takes over the spelling of the call, its log_batch keeps the one that is there
+        self._replace_whole = f"{self._alias} ON DUPLICATE KEY UPDATE " + ", ".join(
+            f"{column} = {new % column}" for column in ("run_uuid", "`key`", "value")
+        )
 
     def log(self, run_id: str, batch: Batch) -> None:
         """Log all of a batch to an active run, or nothing of it."""
@@ -126,7 +130,7 @@ class Writes:
 
         def work(statements: Statements, _careful: bool) -> None:
             _active_run(statements, run_id)
-            self._set_tag(statements, run_id, key, value)
+            self._set_tag(statements, run_id, key, value, self._replace_whole)
 
         if key == RUN_NAME:
             raise Unusual("a tag that renames the run")
@@ -200,14 +204,14 @@ class Writes:
                     (*changed, run_id),
                 )
             if name:
-                self._set_tag(statements, run_id, RUN_NAME, name)
+                self._set_tag(statements, run_id, RUN_NAME, name, self._replace)
             return run_id, changed[0], experiment, user, changed[1], start, changed[2], stage, uri
 
         return run_of(self._transactions.write(work))
 
-    def _set_tag(self, statements: Statements, run_id: str, key: str, value: str) -> None:
+    def _set_tag(self, statements: Statements, run_id: str, key: str, value: str, if_there: str) -> None:
         statements.insert(
-            "INSERT INTO tags (run_uuid, `key`, value) VALUES", [(run_id, key, value)], self._replace
+            "INSERT INTO tags (run_uuid, `key`, value) VALUES", [(run_id, key, value)], if_there
         )
 
     def _params(
@@ -259,7 +263,7 @@ class Writes:
             raise Unusual("several names for a run")
         if name:
             statements.run("UPDATE runs SET name = %s WHERE run_uuid = %s", (name, run_id))
-            self._set_tag(statements, run_id, RUN_NAME, name)
+            self._set_tag(statements, run_id, RUN_NAME, name, self._replace)
         if not wanted:
             return
         there = _existing(statements, "tags", run_id, list(wanted))
