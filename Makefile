@@ -21,7 +21,7 @@ up: tools  ## a tracking server on this machine, from the stacks that AWS would 
 
 test: tools .venv-checkov/.ready .cache/database .cache/programs  ## every test and check
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile  # two: most tests wait for a process that they started
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder  # two: most tests wait for a process that they started
 
 lint: tools  ## formatting, linting and types
 	@$(BIN)/ruff format --check .
@@ -53,10 +53,12 @@ docs: tools  ## regenerate the reference pages, and the tables and pictures of t
 	@$(KIT) cost --markdown > docs/costs.md.new && mv docs/costs.md.new docs/costs.md
 	@$(KIT) access matrix --markdown > docs/access-matrix.md.new && mv docs/access-matrix.md.new docs/access-matrix.md
 
-bench: tools .cache/database  ## every benchmark, about an hour on a quiet machine: prints tables, writes benchmarks/results
+bench: tools .cache/database  ## every benchmark, about two hours on a quiet machine: prints tables, writes benchmarks/results
 	@echo "The kit and other servers: about 30 minutes" && $(BIN)/python -m benchmarks.versus_stock
 	@echo "Single operations: about 8 minutes" && $(BIN)/python -m benchmarks.operations
 	@echo "Start and memory: about 5 minutes" && $(BIN)/python -m benchmarks.start
+	@if $(ENGINE) info >/dev/null 2>&1; then $(MAKE) --no-print-directory image && echo "What the sizes bear: about 40 minutes" && $(BIN)/python -m benchmarks.calibrate && $(BIN)/python -m benchmarks.scaling; \
+	  else echo "What the sizes bear is left out: it needs docker or podman, running"; fi
 	@echo "Growth: about 10 minutes" && $(BIN)/python -m benchmarks.growth
 	@echo "What the gate costs: about 5 minutes" && $(BIN)/python -m benchmarks.gate
 	@echo "Memory of the gate: about 2 minutes" && $(BIN)/python -m benchmarks.gate_memory

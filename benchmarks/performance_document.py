@@ -38,7 +38,7 @@ def conditions(document: Document) -> str:
         *([document["database"]] if "database" in document else []),
         f"MLflow {versions['mlflow']}",
         f"Python {versions['python']}",
-        f"{document['rounds']} rounds",
+        "1 round" if document["rounds"] == 1 else f"{document['rounds']} rounds",
     ]
     return "; ".join(parts) + "."
 

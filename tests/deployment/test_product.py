@@ -81,7 +81,7 @@ def scale(product: Deployment, count: int) -> None:
     where = service(product)
     ecs.update_service(**where, desiredCount=count)
     ecs.get_waiter("services_stable").wait(
-        cluster=where["cluster"], services=[where["service"]], WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+        cluster=where["cluster"], services=[where["service"]], WaiterConfig={"Delay": 1, "MaxAttempts": 180}
     )
 
 
@@ -116,7 +116,7 @@ def run_once(product: Deployment, definition: dict[str, Any], variables: dict[st
         networkConfiguration={"awsvpcConfiguration": {"subnets": [subnet]}},
     )["tasks"]
     ecs.get_waiter("tasks_stopped").wait(
-        cluster=cluster, tasks=[task["taskArn"]], WaiterConfig={"Delay": 1, "MaxAttempts": 30}
+        cluster=cluster, tasks=[task["taskArn"]], WaiterConfig={"Delay": 1, "MaxAttempts": 120}
     )
     [stopped] = ecs.describe_tasks(cluster=cluster, tasks=[task["taskArn"]])["tasks"]
     [log] = (product.aws.directory / "logs").glob(f"*{task['taskArn'].rpartition('/')[2]}.log")

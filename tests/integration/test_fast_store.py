@@ -121,6 +121,13 @@ def test_a_search_with_a_filter_and_an_order_is_answered_fast(server: Server, ru
     assert run_id in [run["info"]["run_id"] for run in runs]
 
 
+def test_the_order_that_the_ui_asks_for_is_that_of_no_order(server: Server, run_id: str) -> None:
+    plain = {"experiment_ids": ["0"], "max_results": 100}
+    ordered = post(server, "runs/search", {**plain, "order_by": ["attributes.start_time DESC"]})
+    assert run_id in [run["info"]["run_id"] for run in ordered["runs"]]
+    assert ordered == post(server, "runs/search", plain)
+
+
 def test_an_experiment_named_twice_is_searched_once(server: Server, run_id: str) -> None:
     runs = post(server, "runs/search", {"experiment_ids": ["0", "0"]})["runs"]
     assert [run["info"]["run_id"] for run in runs].count(run_id) == 1

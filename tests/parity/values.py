@@ -174,6 +174,7 @@ FILTERS = (
 ORDERS = (
     *("metrics.`{key}`", "metrics.`{key}` DESC", "metrics.loss ASC", "metric.a desc", "params.`{key}`"),
     *("params.a DESC", "tags.`{key}`", "tag.a DESC", "attributes.start_time", "start_time DESC"),
+    "attributes.start_time DESC",
     *(
         "attributes.end_time DESC",
         "attributes.status",

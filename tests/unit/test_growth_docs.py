@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.growth_document import PAGE, PICTURE, newest, page, ratios
+from benchmarks.growth_document import ORDERED, PAGE, PICTURE, newest, page, ratios
 from benchmarks.growth_picture import draw
 
 
@@ -22,6 +22,23 @@ def test_the_picture_is_that_of_the_newest_result() -> None:
 def test_the_ratios_follow_from_the_measurements() -> None:
     document = json.loads(newest().read_text())
     assert ratios(document["sizes"]) == document["ratios"]
+
+
+def test_a_search_with_an_order_and_a_filter_grows_as_little_as_stated() -> None:
+    growth = json.loads(newest().read_text())["ratios"]["growth"]["runs in the experiment"]
+    assert "at most a hundred times as long" in PAGE.read_text()
+    assert growth[ORDERED]["fast"]["p50_growth_ratio"] <= 100
+
+
+WRITES = ("create run", "log-metric", "log-batch")
+
+
+@pytest.mark.parametrize("operation", [*WRITES, "get run", "search"])
+def test_what_must_not_grow_does_not(operation: str) -> None:
+    """Three times is more than noise, and little next to the thousand of a scan of all rows."""
+    for operations in json.loads(newest().read_text())["ratios"]["growth"].values():
+        if operation in operations:
+            assert operations[operation]["fast"]["database_cpu_growth_ratio"] <= 3
 
 
 def test_a_ratio_is_the_largest_size_over_the_smallest() -> None:

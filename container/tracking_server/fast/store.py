@@ -36,6 +36,13 @@ from tracking_server.fast.writes import (
     metric_of,
 )
 
+NEWEST_FIRST_ORDERS = (
+    ["attributes.start_time DESC"],  # as the UI asks
+    ["attribute.start_time DESC"],
+    ["start_time DESC"],
+)
+"""What asks for the order that runs have without being asked."""
+
 
 class FastStore(SqlAlchemyStore):
     """SqlAlchemyStore with a batch in one transaction, and searches and reads without the ORM."""
@@ -76,6 +83,10 @@ class FastStore(SqlAlchemyStore):
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Runs as runs/search answers them, and the token of the next page. Raises Unusual and MlflowException."""
         offset = SearchUtils.parse_start_offset_from_page_token(page_token)
+        if offset < 0:
+            raise Unusual("a page before the first")
+        if list(order_by) in NEWEST_FIRST_ORDERS:
+            order_by = ()
         if filter_string or order_by:
             ids = self._run_ids(experiments, filter_string, stages, limit + 1, order_by, offset)
             runs = self.reads.runs(ids[:limit])

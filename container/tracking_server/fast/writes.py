@@ -103,8 +103,14 @@ class Writes:
         )
         # assignments see those before them: in this order the comparison stays true while its columns change
         self._newest = f"{self._alias} ON DUPLICATE KEY UPDATE " + ", ".join(
-            f"{column} = IF({newer}, {new % column}, latest_metrics.{column})"
-            for column in ("is_nan", "value", "timestamp", "step")
+            f"{column} = IF({when}, {new % column}, latest_metrics.{column})"
+            for column, when in (
+                ("is_nan", newer),
+                # the ORM takes 0.0 and -0.0 for the same, and leaves what is there
+                ("value", f"{newer} AND {new % 'value'} <> latest_metrics.value"),
+                ("timestamp", newer),
+                ("step", newer),
+            )
         )
         self._replace = f"{self._alias} ON DUPLICATE KEY UPDATE value = {new % 'value'}"
         # MLflow's set_tag takes over the spelling of the call, its log_batch keeps the one that is there
