@@ -139,6 +139,7 @@ def _pytest(
     }
     present = [name for name in (*STORE_TESTS, *CLIENT_TESTS) if (scratch / name).exists()]
     command = [ENVIRONMENT / "bin" / "python", "-m", "pytest", "-p", "upstream_plugin", "-q", "--no-header"]
+    command.append("--continue-on-collection-errors")  # a file may import what another version has
     command += ["--timeout", "180", "--tb", "short", *(["-k", select] if select else []), *present]
     with (place / "pytest.log").open("wb") as log:
         err.print(f"MLflow's tests with the {store} store")
