@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -143,6 +144,14 @@ class World:
         self.dataset_to_delete = client.create_dataset(new_name(), self.experiment).dataset_id
         self.prompt = new_name()
         client.register_prompt(self.prompt, "Say {{word}}")
+        self._wait_for_the_client()
+
+    @staticmethod
+    def _wait_for_the_client() -> None:
+        """The client tags a new prompt from a thread of its own, whose request may come at any time later."""
+        for thread in threading.enumerate():
+            if thread.name.startswith("link_prompt"):
+                thread.join()
 
     def _make_runs(self, client: MlflowClient) -> None:
         self.run = client.create_run(self.experiment).info.run_id
