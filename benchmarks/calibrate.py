@@ -1,6 +1,7 @@
 """What each size's task bears: `python -m benchmarks.calibrate`, and with `--probe` which task is the smallest.
 
-The image of the kit runs in a container with the CPU and memory of one task, with access control and the audit log on.
+The image of the kit runs in a container with the CPU and memory of one task, with access control and the audit log on;
+the database and the load share the machine's cores with it.
 Requests of the session mix arrive at random at the sustained rate of the size for ten minutes, and at its burst rate
 for one. A size holds when no request fails and the 99th percentile stays under the bound. Then so many clients that the
 task is always busy show what it can do at most, from which the scaling targets follow.
@@ -59,7 +60,6 @@ class Task:
             engine=engine,
             image=image,
             size=size,
-            core=stage.core,
             directory=stage.directory,
             group=AUDIT_GROUP,
         )
@@ -202,7 +202,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary, Progress(console=err) as progress:
         directory = Path(temporary)
         directory.chmod(0o755)  # the database runs as another user
-        with Stage(directory) as stage:
+        with Stage(directory, share_cores=True) as stage:
             for label, size in tried.items():
                 task = Task(stage, engine=engine, image=image, size=size)
                 try:

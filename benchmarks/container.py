@@ -43,7 +43,7 @@ class Container:
     """A server in a container with a size's CPU and memory; the same members as the native server."""
 
     def __init__(
-        self, backend: Backend, *, engine: str, image: str, size: Size, core: int, directory: Path, group: str
+        self, backend: Backend, *, engine: str, image: str, size: Size, directory: Path, group: str
     ) -> None:
         self.port = free_port()
         self.name = f"kit-calibrate-{self.port}"
@@ -62,7 +62,6 @@ class Container:
         command = [
             *(engine, "run", "--name", self.name, "--network", "host", *HARDENED),
             *("--cpus", str(size.cpu / CPU_UNITS)),
-            *(("--cpuset-cpus", str(core)) if size.cpu <= CPU_UNITS else ()),
             *("--memory", f"{size.memory_mib}m", "--memory-swap", f"{size.memory_mib}m"),
             *(f"--env={name}={value}" for name, value in variables.items()),
             *("--volume", f"{backend.database_server.ca_bundle}:{CERTIFICATE}:ro"),

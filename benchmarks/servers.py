@@ -225,14 +225,17 @@ class Site:
 
 
 class Stage:
-    """The MySQL, the embedded AWS and the load that servers are measured with; they keep off the servers' core."""
+    """The MySQL, the embedded AWS and the load that servers are measured with.
 
-    def __init__(self, directory: Path) -> None:
+    They keep off the servers' core, or with `share_cores` run on any: for servers that have limits of their own.
+    """
+
+    def __init__(self, directory: Path, *, share_cores: bool = False) -> None:
         self.directory = directory
         self.sites: dict[str, Site] = {}
         self._stack = ExitStack()
         *others, self.core = sorted(os.sched_getaffinity(0))
-        self._others = set(others) or {self.core}
+        self._others = {*others, self.core} if share_cores or not others else set(others)
 
     def __enter__(self) -> Stage:
         binary = find_server()

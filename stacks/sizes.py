@@ -1,13 +1,15 @@
 """What small, medium and large stand for.
 
-The promised users and rates are those of the managed tracking server. The rest follows from them:
+The promised users and rates are those of the managed tracking server. What a task is made of was measured: of the
+tasks that Fargate offers, the smallest for which the burst is at most half of what it can do, and that holds both
+rates (`python -m benchmarks.calibrate`; its table is in `docs/performance.md`). Hence:
 
-* One request of a common logging mix (create, log batches, log metrics, read, search) costs 17.7 ms of CPU on a
-  threaded MLflow 3 worker against MySQL. A task of one vCPU therefore answers about 56 requests a second when
-  it is full, and 2,300 a minute at 70 % of that, which is where scaling out begins.
-* One worker process holds 250 to 340 MiB under load, so two of them fit into 2 GiB with room for uploads.
-* Logging a batch holds one pooled connection and opens a second: a pool below twice the threads can wait for
-  itself for ever. Hence `pool_size >= 2 * threads`, which the environment model enforces.
+* One task alone bears the sustained rate and the burst of its size. More of them are there for a lost one.
+* One worker process: it holds 310 MB when it has as much to do as it can, and what limits it is the task's CPU.
+* Scaling out begins at four to seven tenths of what a task was measured to do at most, or at 60 % of its CPU,
+  whichever comes first: cores differ, and the second follows them.
+* Logging a batch in MLflow's own store holds one pooled connection and opens a second: a pool below twice the
+  threads can wait for itself for ever. Hence `pool_size >= 2 * threads`, which the environment model enforces.
 * During a deployment old and new tasks run side by side, so the database must bear twice the connections.
 """
 
@@ -78,14 +80,14 @@ SIZES: dict[SizeName, Size] = {
         users=25,
         sustained_tps=25,
         burst_tps=50,
-        cpu=1024,
-        memory_mib=2048,
-        workers=2,
+        cpu=256,
+        memory_mib=1024,
+        workers=1,
         threads=8,
         pool_size=16,
         min_tasks=1,
         max_tasks=2,
-        requests_per_task_per_minute=2300,
+        requests_per_task_per_minute=5000,
         cpu_percent=60,
         database_class="db.t4g.small",
     ),
@@ -93,14 +95,14 @@ SIZES: dict[SizeName, Size] = {
         users=50,
         sustained_tps=50,
         burst_tps=100,
-        cpu=1024,
-        memory_mib=2048,
-        workers=2,
+        cpu=512,
+        memory_mib=1024,
+        workers=1,
         threads=8,
         pool_size=16,
         min_tasks=2,
         max_tasks=4,
-        requests_per_task_per_minute=2300,
+        requests_per_task_per_minute=12000,
         cpu_percent=60,
         database_class="db.t4g.medium",
     ),
@@ -108,14 +110,14 @@ SIZES: dict[SizeName, Size] = {
         users=100,
         sustained_tps=100,
         burst_tps=200,
-        cpu=2048,
-        memory_mib=4096,
-        workers=4,
+        cpu=1024,
+        memory_mib=2048,
+        workers=1,
         threads=8,
         pool_size=16,
         min_tasks=2,
         max_tasks=4,
-        requests_per_task_per_minute=4600,
+        requests_per_task_per_minute=11000,
         cpu_percent=60,
         database_class="db.m7g.large",
     ),

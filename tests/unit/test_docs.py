@@ -271,7 +271,7 @@ def test_the_readme_tells_the_sizes() -> None:
             f"{size.users}",
             f"{size.sustained_tps} / {size.burst_tps}",
             f"{size.min_tasks} to {size.max_tasks}",
-            f"{size.cpu // 1024} vCPU, {size.memory_mib // 1024} GiB",
+            f"{size.cpu / 1024:g} vCPU, {size.memory_mib // 1024} GiB",
             size.database_class,
         ]
         for name, size in SIZES.items()

@@ -178,9 +178,9 @@ BROKEN = {
     "prefix with a slash": ("artifacts: {prefix: models/}", "artifacts.prefix", ["without a slash"]),
     "CPU that Fargate has not": ("tracking_server: {cpu: 1000}", "tracking_server.cpu", ["256, 512, 1024"]),
     "memory that does not go with it": (
-        "tracking_server: {memory_mib: 1024}",
+        "tracking_server: {memory_mib: 3072}",
         "tracking_server.memory_mib",
-        ["2048, 3072"],
+        ["512, 1024, 2048"],
     ),
     "pool that waits for itself": (
         "tracking_server: {pool_size: 8}",
@@ -192,7 +192,7 @@ BROKEN = {
         "tracking_server.min_tasks",
         ["1 to 2"],
     ),
-    "too many connections": ("tracking_server: {max_tasks: 9}", "tracking_server.max_tasks", ["586", "150"]),
+    "too many connections": ("tracking_server: {max_tasks: 9}", "tracking_server.max_tasks", ["298", "150"]),
     "wildcard principal": (
         "roles: {trusted_principal_arns: ['arn:aws:iam::111122223333:role/*']}",
         "roles.trusted_principal_arns[0]",
@@ -316,14 +316,9 @@ def test_extending_in_a_circle_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_size_keeps_its_promise_and_fits_its_database(size: str) -> None:
+def test_a_size_fits_its_database(size: str) -> None:
     environment = Environment.model_validate({"name": "mlflow", "region": "eu-west-1", "size": size})
     sizing = environment.sizing
-    milliseconds = 17.7  # CPU of one request: see stacks/sizes.py
-    full = sizing.cpu / 1024 * 1000 / milliseconds
-    assert sizing.sustained_tps <= 0.7 * full * sizing.min_tasks
-    assert sizing.burst_tps <= full * sizing.max_tasks
-    assert sizing.requests_per_task_per_minute <= 0.7 * full * 60
     needed = connections_needed(
         max_tasks=sizing.max_tasks, workers=sizing.workers, pool_size=sizing.pool_size
     )
