@@ -104,12 +104,12 @@ class Outcome:
 
 
 class Comparer:
-    """Sends sequences to both servers; for one thread. `making` is held while experiments are made, so that both
-    servers number them alike."""
+    """Sends sequences to both servers; for one thread. `turn` is held while experiments are made, so that both servers
+    number them alike, and while they are changed or searched, since a search may find those of other threads."""
 
-    def __init__(self, pair: Pair, making: threading.Lock) -> None:
+    def __init__(self, pair: Pair, turn: threading.Lock) -> None:
         self._pair = pair
-        self._making = making
+        self._turn = turn
         self._wires = [Wire(side.port) for side in pair.sides]
 
     def close(self) -> None:
@@ -125,8 +125,8 @@ class Comparer:
         )
         outcome = Outcome(parts=(left, right))
         for number, operation in enumerate(operations):
-            if operation.makes == "experiment":
-                with self._making:
+            if "/experiments/" in operation.path:
+                with self._turn:
                     what = self._one(operation, outcome)
             else:
                 what = self._one(operation, outcome)
@@ -257,7 +257,7 @@ class Campaign:
         self._seed = seed
         self._threads = threads
         self._most_failures = most_failures
-        self._making = threading.Lock()
+        self._turn = threading.Lock()
         self._mark = f"s{seed}-{next(_campaigns)}-"
 
     def run(
@@ -280,7 +280,7 @@ class Campaign:
         lock = threading.Lock()
 
         def work() -> None:
-            comparer = Comparer(self._pair, self._making)
+            comparer = Comparer(self._pair, self._turn)
             while True:
                 with lock:
                     number = next(waiting, None)
@@ -316,7 +316,7 @@ class Campaign:
         if found is None:
             what = table_difference(self._pair, [outcome])
             found = Difference(operations=operations, what=what, in_tables=True)
-        found = Shrinker(self._pair, self._making, f"{self._mark}{number}-").smallest(found)
+        found = Shrinker(self._pair, self._turn, f"{self._mark}{number}-").smallest(found)
         return Failure(seed=self._seed, number=number, difference=found)
 
 
@@ -343,9 +343,9 @@ class Shrinker:
 
     SECONDS = 60
 
-    def __init__(self, pair: Pair, making: threading.Lock, prefix: str) -> None:
+    def __init__(self, pair: Pair, turn: threading.Lock, prefix: str) -> None:
         self._pair = pair
-        self._comparer = Comparer(pair, making)
+        self._comparer = Comparer(pair, turn)
         self._prefix = prefix
         self._tries = 0
 

@@ -34,7 +34,12 @@ REQUIREMENTS = ("pytest==9.0.2", "pytest-asyncio==1.5.0", "pytest-timeout==2.4.0
 PAGE = REPOSITORY / "docs" / "parity.md"
 RESULTS = REPOSITORY / "docs" / "parity-results.json"
 
-STORE_TESTS = ("tests/store/tracking/sqlalchemy_store", "tests/store/tracking/test_sqlalchemy_store.py")
+STORE_TESTS = (
+    "tests/store/tracking/sqlalchemy_store",
+    "tests/store/tracking/test_sqlalchemy_store.py",
+    "tests/store/tracking/test_sqlalchemy_store_issues.py",
+    "tests/store/tracking/test_sqlalchemy_store_query_trace_metrics.py",
+)
 CLIENT_TESTS = ("tests/store/tracking/test_rest_store.py", "tests/tracking/test_rest_tracking.py")
 
 
@@ -194,7 +199,7 @@ def _report(results: dict[str, dict[str, Result]], version: str) -> str:
     only_fast = set(_only_fast(results))
     for test, result in fast.items():
         kind, reason = _kind(test, result, only_fast)
-        counts[test.partition("::")[0]][kind] += 1
+        counts[_file(test)][kind] += 1
         if kind == "only fast":
             failures[reason].append(test)
         elif kind != "passed":
@@ -231,8 +236,14 @@ def _kind(test: str, result: Result, only_fast: set[str]) -> tuple[str, str]:
 def _first_line(reason: str) -> str:
     """The kind of a failure, without what is of one test: numbers, ids, texts in quotes."""
     line = reason.strip().split("\n")[0]
+    line = re.sub(r"'/[^']*'", "'/…'", line)
     line = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "…", line)
     return re.sub(r"[|`]", "'", line)[:160] or "no reason given"
+
+
+def _file(test: str) -> str:
+    """The file of a test, below MLflow's `tests`."""
+    return test.partition("::")[0].removeprefix("tests/")
 
 
 def _listed(groups: dict[str, list[str]]) -> list[str]:
@@ -242,8 +253,7 @@ def _listed(groups: dict[str, list[str]]) -> list[str]:
         lines += [f"**{reason}** ({len(tests)})", ""]
         files: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for test in tests:
-            file, _, name = test.partition("::")
-            files[file][name.partition("[")[0]] += 1
+            files[_file(test)][test.partition("::")[2].partition("[")[0]] += 1
         for file, names in sorted(files.items()):
             shown = ", ".join(f"`{name}`" + (f" ({n})" if n > 1 else "") for name, n in sorted(names.items()))
             lines.append(f"- `{file}`: {shown}")
@@ -263,9 +273,9 @@ clock's times, random names. Answers are compared in one layout of JSON: the kit
 
 **MLflow's own tests.** `make upstream CHECKOUT=…` runs MLflow's tests of the SQL tracking store and of the REST \
 client with both stores on MySQL, those of the client against the kit's running server. This page is written by it; \
-the tests were those of MLflow {version}, and every result is in [parity-results.json](parity-results.json). A test \
-that fails with MLflow's own store on MySQL too (because it is for SQLite, for another version, or changes MLflow \
-inside of its own process) says nothing about the fast store.
+the tests were those of MLflow {version}, and every result is in [parity-results.json](parity-results.json). Files are \
+below MLflow's `tests`. A test that fails with MLflow's own store on MySQL too (because it is for SQLite, for another \
+version, or changes MLflow inside of its own process) says nothing about the fast store.
 """
 
 

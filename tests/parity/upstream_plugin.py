@@ -34,6 +34,9 @@ NOT_APPLICABLE = {
 }
 """Tests that say nothing about the kit's store or server, by a pattern in their names."""
 
+EARLIER_NAMES = ("_PROVIDER_BACKEND_AVAILABLE",)
+"""What a test file of an earlier MLflow imports of `mlflow.utils.providers`: whether it has litellm, which it has not."""
+
 _engine = create_engine(DATABASE, pool_pre_ping=True)
 _new: dict[str, list[dict[str, Any]]] = {}
 
@@ -43,6 +46,10 @@ def pytest_configure() -> None:
     sys.path.insert(0, str(Path.cwd()))  # where MLflow's `tests` package is
     if STORE == "fast":
         _use_fast_store()
+    from mlflow.utils import providers
+
+    for name in EARLIER_NAMES:
+        vars(providers).setdefault(name, False)
     from tests.tracking import integration_test_utils
 
     integration_test_utils.ServerThread = _RunningServer
