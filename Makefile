@@ -57,11 +57,11 @@ bench: tools .cache/database  ## every benchmark, about two hours on a quiet mac
 	@echo "The kit and other servers: about 30 minutes" && $(BIN)/python -m benchmarks.versus_stock
 	@echo "Single operations: about 8 minutes" && $(BIN)/python -m benchmarks.operations
 	@echo "Start and memory: about 5 minutes" && $(BIN)/python -m benchmarks.start
-	@if [ -n "$(ENGINE)" ] && $(ENGINE) info >/dev/null 2>&1; then $(MAKE) --no-print-directory image && echo "What the sizes bear: about 40 minutes" && $(BIN)/python -m benchmarks.calibrate && $(BIN)/python -m benchmarks.scaling; \
-	  else echo "What the sizes bear is left out: it needs docker or podman, running"; fi
 	@echo "Growth: about 10 minutes" && $(BIN)/python -m benchmarks.growth
 	@echo "What the gate costs: about 5 minutes" && $(BIN)/python -m benchmarks.gate
 	@echo "Memory of the gate: about 2 minutes" && $(BIN)/python -m benchmarks.gate_memory
+	@if [ -n "$(ENGINE)" ] && $(ENGINE) info >/dev/null 2>&1; then $(MAKE) --no-print-directory image && echo "What the sizes bear: about 40 minutes" && $(BIN)/python -m benchmarks.calibrate && $(BIN)/python -m benchmarks.scaling; \
+	  else echo "What the sizes bear is left out: it needs docker or podman, running"; fi
 
 ENGINE ?= $(firstword $(foreach engine,docker podman,$(shell command -v $(engine))))
 IMAGE  := mlflow-aws-kit:local
