@@ -179,7 +179,7 @@ OidcProviderArn = Annotated[
     str,
     matching(
         _PARTITION + r":iam::\d{12}:oidc-provider/[\w.:/~-]+",
-        allowed="the ARN of an OIDC provider of IAM, such as arn:aws:iam::111122223333:oidc-provider/gitlab.example.com",
+        allowed="the ARN of an OIDC provider of IAM, which ends in :iam::<account>:oidc-provider/<issuer without https://>",
     ),
 ]
 Audience = Annotated[str, matching(r"[^\s*?]+", allowed="the aud claim as it stands, without wildcards")]
